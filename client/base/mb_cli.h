@@ -37,7 +37,10 @@ struct mb_cli_program {
 
 struct mb_cli; /* a parsed command line */
 
-/* Parse argv. Prints help, version or man page and returns CANCELLED if asked
+/* Parse argv, which must outlive the result. A description's lines that begin
+ * with a space are shown as they are; other paragraphs are wrapped. Programs
+ * without a dash in their name are daemons: their man page is in section 8, the
+ * others' in section 1. Prints help, version or man page and returns CANCELLED if asked
  * for them. Errors: BAD_ARG (names the option and says what is near it). */
 MB_MUST_USE mb_status mb_cli_parse(const struct mb_cli_program *prog, int argc,
     char **argv, struct mb_cli **out, struct mb_error *err);
@@ -48,7 +51,8 @@ bool mb_cli_has(const struct mb_cli *cli, const char *name);
 const char *mb_cli_str(const struct mb_cli *cli, const char *name);
 size_t mb_cli_count(const struct mb_cli *cli, const char *name);
 const char *mb_cli_nth(const struct mb_cli *cli, const char *name, size_t i);
-/* Numbers with a range; accepts 64k, 2M, 1G for sizes. Errors: BAD_ARG. */
+/* Numbers with a range; accepts 64k, 2M, 1G for sizes (k is 1,024). Without a
+ * value and a default *out stays untouched. Errors: BAD_ARG. */
 MB_MUST_USE mb_status mb_cli_u64(const struct mb_cli *cli, const char *name,
     uint64_t min, uint64_t max, uint64_t *out, struct mb_error *err);
 MB_MUST_USE mb_status mb_cli_double(const struct mb_cli *cli, const char *name,
@@ -59,6 +63,12 @@ const char *mb_cli_arg(const struct mb_cli *cli, size_t i);
 /* The default endpoint: ipc://$XDG_RUNTIME_DIR/membank.sock, or in /tmp with
  * the user's number when unset. out has at least 256 bytes. */
 void mb_cli_default_endpoint(char *out, size_t size);
+
+/* True if fd is a terminal that takes colours and NO_COLOR is unset or empty.
+ */
+bool mb_cli_has_color(int fd);
+/* Columns of the terminal at fd; 80 where it is none or does not say. */
+unsigned mb_cli_width(int fd);
 
 /* For main: "name: cause" and the remedy on stderr; returns the exit code. */
 int mb_cli_fail(const struct mb_cli_program *prog, const struct mb_error *err);
