@@ -67,6 +67,10 @@ MB_MUST_USE mb_status lex_remove(
 /* Length table: 0 marks a segment as gone. */
 MB_MUST_USE mb_status lex_set_length(
     struct wtxn *w, struct wcoll *wc, mb_segno segno, uint32_t length);
+/* Set the bits of all live segments below n_bits (words cleared by the caller).
+ * txn may be a read or the write transaction. */
+MB_MUST_USE mb_status lex_live(struct kv_txn *txn, mb_collection_id coll,
+    uint64_t *words, size_t n_bits, struct mb_error *err);
 /* Write all gathered changes; before the commit. */
 MB_MUST_USE mb_status lex_flush(struct wtxn *w, struct mb_error *err);
 /* Forward index: pairs (id rising, tf). ids need no order on entry. */
