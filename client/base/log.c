@@ -32,6 +32,14 @@ mb_log_set_hook(mb_log_fn fn, void *arg, mb_log_level max_level)
             &log_max_level, (int)max_level, memory_order_release);
 }
 
+void
+mb_log_set_level(mb_log_level max_level)
+{
+    if (atomic_load_explicit(&log_max_level, memory_order_acquire) != LOG_OFF)
+        atomic_store_explicit(
+            &log_max_level, (int)max_level, memory_order_release);
+}
+
 bool
 mb_log_is_on(mb_log_level level)
 {

@@ -241,6 +241,8 @@ typedef void (*mb_log_fn)(
 
 /* Silent until set; set once before threads start. NULL silences again. */
 void mb_log_set_hook(mb_log_fn fn, void *arg, mb_log_level max_level);
+/* Change the level while other threads log; no effect without a hook. */
+void mb_log_set_level(mb_log_level max_level);
 bool mb_log_is_on(mb_log_level level);
 void mb_log(mb_log_level level, const char *ev, const char *fmt, ...)
     MB_PRINTF(3, 4);
