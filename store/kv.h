@@ -61,6 +61,19 @@ MB_MUST_USE mb_status kv_begin(
 MB_MUST_USE mb_status kv_commit(struct kv_txn *txn, struct mb_error *err);
 void kv_abort(struct kv_txn *txn);
 uint64_t kv_txn_id(const struct kv_txn *txn);
+/* The cause of the last failure inside txn, for those calls that take no err:
+ * written into err if nobody wrote there yet. Returns st. */
+mb_status kv_txn_explain(
+    const struct kv_txn *txn, mb_status st, struct mb_error *err);
+
+/* True after a transaction failed because the map (not the disk) was full. */
+bool kv_map_is_full(const struct kv *kv);
+/* Double the map, waiting a while for this process's transactions to end.
+ * Not inside a transaction. Errors: NO_SPACE (cannot grow), BUSY. */
+MB_MUST_USE mb_status kv_grow(struct kv *kv, struct mb_error *err);
+
+/* Version of all bytes in the store: FORMAT.md. */
+#define KV_FORMAT 1u
 
 #define KV_MAX_KEY 511
 
