@@ -36,7 +36,9 @@ struct wtxn {
     struct lex_batch *lex;
     struct dense_cache *dense;
     struct wcoll *colls;
-    bool erased; /* users' bytes were deleted: scrub after the commit */
+    bool erased;  /* users' bytes were deleted: scrub after the commit */
+    bool changed; /* the present operation wrote something: set before the
+                   * first write, so that a failure after it undoes all */
 };
 
 /* ---- collection.c ---- */
@@ -92,6 +94,11 @@ MB_MUST_USE mb_status dense_remove(
  * list, served at once. */
 MB_MUST_USE mb_status dense_create_flat(
     struct wtxn *w, struct wcoll *wc, size_t dim, struct mb_error *err);
+
+/* A copy of a fitted tree, for an op that outlives the caller's. Free it with
+ * mb_tree_free. Errors: NOMEM. */
+MB_MUST_USE mb_status mb_tree_copy(
+    const struct mb_tree *tree, struct mb_tree **out);
 
 /* Bodies of the generation operations of mb_store.h (opgen.c makes the ops). */
 MB_MUST_USE mb_status dense_generation_begin(struct wtxn *w, struct wcoll *wc,
