@@ -186,3 +186,9 @@ mb_arena_bytes(const struct mb_arena *arena)
 {
     return arena->bytes;
 }
+
+size_t
+mb_arena_room(const struct mb_arena *arena)
+{
+    return arena->max_bytes - arena->bytes;
+}

@@ -172,7 +172,9 @@ void *mb_arena_calloc(struct mb_arena *arena, size_t count, size_t size);
 /* Copies of bytes; the second adds a NUL. */
 void *mb_arena_dup(struct mb_arena *arena, const void *data, size_t size);
 char *mb_arena_strndup(struct mb_arena *arena, const char *s, size_t n);
+/* Handed out, and what may still be: each allocation counts rounded up to 16. */
 size_t mb_arena_bytes(const struct mb_arena *arena);
+size_t mb_arena_room(const struct mb_arena *arena);
 
 /* Growing bytes with a maximum. Fields may be read; data moves on growth. */
 struct mb_buffer {

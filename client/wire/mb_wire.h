@@ -15,7 +15,7 @@
 
 /* What a message may hold at most; 0 means the default in brackets. */
 struct mb_wire_limits {
-    size_t max_depth;  /* nested arrays and maps [16] */
+    size_t max_depth;  /* nested arrays and maps [16], at most 64 */
     size_t max_values; /* values in all, keys included [4,000,000] */
 };
 
@@ -68,6 +68,11 @@ MB_MUST_USE mb_status mb_wire_parse(struct mb_slice message,
     const struct mb_wire_limits *limits, bool allow_bad_utf8,
     struct mb_arena *arena, const struct mb_value **out, struct mb_error *err);
 
+/* The same checks but for keys that come twice, without a tree. */
+MB_MUST_USE mb_status mb_wire_check(struct mb_slice message,
+    const struct mb_wire_limits *limits, bool allow_bad_utf8,
+    struct mb_error *err);
+
 /* The value under key, NULL if v is no map or lacks it. */
 const struct mb_value *mb_value_get(const struct mb_value *v, const char *key);
 
@@ -96,7 +101,7 @@ MB_MUST_USE mb_status mb_value_vector(const struct mb_value *v,
 
 /* ---- writing ---- */
 
-/* Appends msgpack to buf. The first failure (buffer full, no memory) sticks in
+/* Appends msgpack to buf. The first failure (TOO_LARGE, NOMEM) sticks in
  * status; later calls do nothing, so that one check at the end is enough. */
 struct mb_writer {
     struct mb_buffer *buf;
