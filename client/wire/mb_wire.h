@@ -73,6 +73,14 @@ MB_MUST_USE mb_status mb_wire_check(struct mb_slice message,
     const struct mb_wire_limits *limits, bool allow_bad_utf8,
     struct mb_error *err);
 
+/* Raw bytes of what the outermost map has under each of n keys, without
+ * unpacking; size 0 where there is nothing, or where the message is broken
+ * before it. Views of message. */
+void mb_wire_peek(struct mb_slice message, const char *const *keys,
+    struct mb_slice *values, size_t n);
+/* Bytes of a raw string value; empty for other types. */
+struct mb_slice mb_wire_raw_str(struct mb_slice raw);
+
 /* The value under key, NULL if v is no map or lacks it. */
 const struct mb_value *mb_value_get(const struct mb_value *v, const char *key);
 
