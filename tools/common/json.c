@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "display.h"
+
 struct parser {
     const uint8_t *data;
     size_t size;
@@ -80,31 +82,6 @@ read_hex4(struct parser *p)
     }
     p->at += 4;
     return v;
-}
-
-static size_t
-put_utf8(uint8_t *out, uint32_t c)
-{
-    if (c < 0x80) {
-        out[0] = (uint8_t)c;
-        return 1;
-    }
-    if (c < 0x800) {
-        out[0] = (uint8_t)(0xC0 | (c >> 6));
-        out[1] = (uint8_t)(0x80 | (c & 63));
-        return 2;
-    }
-    if (c < 0x10000) {
-        out[0] = (uint8_t)(0xE0 | (c >> 12));
-        out[1] = (uint8_t)(0x80 | ((c >> 6) & 63));
-        out[2] = (uint8_t)(0x80 | (c & 63));
-        return 3;
-    }
-    out[0] = (uint8_t)(0xF0 | (c >> 18));
-    out[1] = (uint8_t)(0x80 | ((c >> 12) & 63));
-    out[2] = (uint8_t)(0x80 | ((c >> 6) & 63));
-    out[3] = (uint8_t)(0x80 | (c & 63));
-    return 4;
 }
 
 /* After "\u": the character, two escapes together if they are a pair. */
@@ -174,7 +151,7 @@ unescape(struct parser *p, size_t end, struct mb_slice *out)
             st = read_unicode(p, &code);
             if (st != MB_OK)
                 return st;
-            n += put_utf8(to + n, code);
+            n += utf8_encode(to + n, code);
         } else if (escape_of(c) != 0) {
             to[n++] = escape_of(c);
         } else {
