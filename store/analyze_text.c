@@ -422,7 +422,7 @@ static bool
 goes_on(struct cutter *c, const uint8_t *p, size_t *size)
 {
     *size = 1;
-    uint8_t before = p[-1];
+    uint8_t before = p > c->word ? p[-1] : 0;
     if (*p == '\'')
         return !c->an->splits_apostrophes && ascii_class[before] != DIGIT &&
                is_letter_at(p + 1, c->end);
