@@ -161,9 +161,13 @@ struct mb_csr {
     const float *val;        /* same */
 };
 
+#define MB_LSA_NO_POWER UINT32_MAX
+#define MB_LSA_MAX_DIM  1024u
+
+/* Zero stands for the default in [ ]. */
 struct mb_lsa_options {
     size_t dim;        /* wanted rank; fewer if the matrix has less */
-    unsigned n_power;  /* power iterations [2] */
+    unsigned n_power;  /* power iterations [2]; MB_LSA_NO_POWER for none */
     size_t oversample; /* extra columns of the range finder [32] */
     uint64_t seed;
     struct mb_pool *pool; /* NULL: the caller's thread alone */
@@ -201,8 +205,10 @@ size_t mb_lsa_dim(const struct mb_lsa *lsa);
 size_t mb_lsa_n_terms(const struct mb_lsa *lsa);
 size_t mb_lsa_bytes(const struct mb_lsa *lsa);
 /* Fold in a bag of terms: out (dim), unit length, or all zero if no term is
- * known or their sum vanishes. *coverage (may be NULL): the part in [0, 1] of
- * the idf-weighted mass whose terms are known. */
+ * known or their sum vanishes. *coverage (may be NULL): how much of the bag the
+ * embedding sees, in [0, 1]: |x V| / |x|, where x also has the terms that are
+ * not known, each with the largest idf of the model. A search gives the
+ * embedding weight by the square of it. */
 void mb_lsa_fold(const struct mb_lsa *lsa, const uint64_t *hash,
     const float *tf, size_t n, float *out, float *coverage);
 /* The same by the store's term ids (as in forward indexes). */
