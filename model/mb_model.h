@@ -167,7 +167,7 @@ struct mb_csr {
 /* Zero stands for the default in [ ]. */
 struct mb_lsa_options {
     size_t dim;        /* wanted rank; fewer if the matrix has less */
-    unsigned n_power;  /* power iterations [2]; MB_LSA_NO_POWER for none */
+    unsigned n_power;  /* power iterations [3]; MB_LSA_NO_POWER for none */
     size_t oversample; /* extra columns of the range finder [32] */
     uint64_t seed;
     struct mb_pool *pool; /* NULL: the caller's thread alone */

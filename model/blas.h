@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * model/blas.h - the dense linear algebra that model/ needs from OpenBLAS.
+ *
+ * Matrices are row-major, `ld` floats from row to row. All calls compute on
+ * the calling thread alone; those who want more threads call from several.
+ * Private to this folder. Threads: any, on outputs of their own. */
+#ifndef MB_MODEL_BLAS_H
+#define MB_MODEL_BLAS_H
+
+#include "mb_base.h"
+
+/* Switch OpenBLAS to one thread for this process; call before the others.
+ * Again and from several threads is fine. */
+void blas_begin(void);
+
+/* G (k, k) += X^T X of X (n, k), in double over blocks of rows; only the
+ * elements G[i][j] with i <= j. block (k, k) is room to work in. */
+void blas_gram(
+    size_t n, size_t k, const float *X, size_t ld, double *G, float *block);
+
+/* Y (n, m) = X (n, k) W (k, m). */
+void blas_mul(size_t n, size_t k, size_t m, const float *X, size_t ldx,
+    const float *W, size_t ldw, float *Y, size_t ldy);
+
+/* Eigenvalues (k), rising, of the symmetric G (k, k), of which the upper
+ * triangle is given; row i of G becomes the eigenvector of value i.
+ * Errors: NOMEM, INTERNAL (no convergence, or NaN in G). */
+MB_MUST_USE mb_status blas_eigen(size_t k, double *G, double *values);
+
+#endif
