@@ -31,9 +31,9 @@
  *
  * Time: a call ends when its reply is there or its time is up (TIMEOUT; the
  * default is 30 s). A reply that comes later is dropped: the daemon may have
- * done what was asked. A call that finds no daemon within its time ends with
- * UNREACHABLE and was never sent; one whose connection breaks ends at once
- * with UNREACHABLE, and may have been done. All operations but create may
+ * done what was asked. A call that finds no daemon within 5 s (or its time, if
+ * that is less) ends with UNREACHABLE and was never sent; one whose connection
+ * breaks ends at once with UNREACHABLE, and may have been done. All operations but create may
  * simply be repeated: a put of the same document twice stores it once.
  *
  * Strings are UTF-8 and end with NUL, those that the library gives as well; a
@@ -121,12 +121,13 @@ struct membank;
 
 /* Zero is the default everywhere. Strings are copied. */
 struct membank_options {
-    /* "ipc:///run/membank.sock", "tcp://127.0.0.1:7711". NULL: what
-     * MEMBANK_ENDPOINT says, else ipc://$XDG_RUNTIME_DIR/membank.sock, or
+    /* "ipc:///run/membank.sock", "tcp://127.0.0.1:7711". NULL: the daemon's
+     * default, ipc://$XDG_RUNTIME_DIR/membank.sock, or
      * ipc:///tmp/membank-UID.sock where that is unset. */
     const char *endpoint;
-    unsigned timeout_ms;    /* of each call; 0: 30,000 */
-    size_t max_reply_bytes; /* a larger reply is refused; 0: 256 MiB */
+    unsigned timeout_ms;         /* of each call; 0: 30,000 */
+    unsigned connect_timeout_ms; /* of it, to find a daemon; 0: 5,000 */
+    size_t max_reply_bytes;      /* a larger reply is refused; 0: 256 MiB */
     /* CURVE keys as Z85 text (40 characters): all three, or none. */
     const char *server_key;
     const char *public_key;
@@ -208,7 +209,8 @@ MEMBANK_API const struct membank_value *membank_value_at(
 /* Key i of a map, with its size; not NUL-terminated. NULL outside. */
 MEMBANK_API const char *membank_value_key(
     const struct membank_value *v, size_t i, size_t *size);
-/* Numbers convert where no digit before the point is lost; otherwise `def`. */
+/* Numbers convert, fractions are cut off; what does not fit, or is no number
+ * (no bool), gives `def`. */
 MEMBANK_API bool membank_value_bool(const struct membank_value *v, bool def);
 MEMBANK_API int64_t membank_value_i64(
     const struct membank_value *v, int64_t def);
