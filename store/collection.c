@@ -532,6 +532,7 @@ collection_drop(struct wtxn *w, struct mb_slice name, struct mb_error *err)
         return st;
     w->changed = true;
     w->erased = true;
+    w->dropped = true;
     wc->gone = true;
     // What this transaction gathered for it must not be written any more; the
     // erasing that follows would miss it.

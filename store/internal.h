@@ -12,13 +12,15 @@
 #include "kv.h"
 #include "mb_store.h"
 
-struct lex_batch;   /* lexical.c: postings gathered until the flush */
-struct dense_cache; /* dense.c: trees and centroids by generation */
+struct lex_batch;     /* lexical.c: postings gathered until the flush */
+struct dense_cache;   /* dense.c: trees and centroids by generation */
+struct text_unpacker; /* text.c */
 
 struct mb_snapshot {
     struct mb_store *store;
     struct kv_txn *txn;
-    struct dense_cache *dense; /* shared, the store's */
+    struct dense_cache *dense;      /* shared, the store's */
+    struct text_unpacker *unpacker; /* taken from the store when needed */
 };
 
 /* A collection record as this write transaction changes it. */
@@ -36,6 +38,7 @@ struct wtxn {
     struct lex_batch *lex;
     struct dense_cache *dense;
     struct wcoll *colls;
+    bool dropped; /* a collection was taken away: erase its rows */
     bool erased;  /* users' bytes were deleted: scrub after the commit */
     bool changed; /* the present operation wrote something: set before the
                    * first write, so that a failure after it undoes all */
@@ -55,8 +58,11 @@ MB_MUST_USE mb_status wtxn_collection_by_id(struct wtxn *w, mb_collection_id id,
  * memory, written once by the flush. Reused from one transaction to the next. */
 MB_MUST_USE mb_status lex_batch_new(struct lex_batch **out);
 void lex_batch_free(struct lex_batch *b);
-/* Forget everything (transaction aborted or committed). */
+/* Forget everything: the transaction was undone (or committed). */
 void lex_batch_reset(struct lex_batch *b);
+/* Instead of reset after a commit: numbers of terms that were looked up stay
+ * known to the next transactions. */
+void lex_batch_keep(struct lex_batch *b);
 /* Number of a term, made if new (c->next_term grows). */
 MB_MUST_USE mb_status lex_term_id(struct wtxn *w, struct wcoll *wc,
     struct mb_slice bytes, uint64_t hash, uint32_t *id, struct mb_error *err);
