@@ -28,6 +28,7 @@
 #include <zmq.h>
 
 #define DEFAULT_TIMEOUT_MS   30000
+#define MAX_TIMEOUT_MS       86400000 /* that the daemon takes: a day */
 #define DEFAULT_CONNECT_MS   5000
 #define DEFAULT_REPLY_BYTES  ((size_t)256 << 20)
 #define COPY_BELOW           ((size_t)32 << 10) /* larger requests move */
@@ -453,10 +454,13 @@ request_begin(struct request *r, struct membank *mb, const char *op,
     mb_buffer_clear(&mb->out);
     r->mb = mb;
     mb_writer_init(&r->w, &mb->out);
-    mb_write_map(&r->w, 4);
+    mb_write_map(&r->w, 5);
     mb_write_kv_uint(&r->w, "v", CLIENT_PROTOCOL);
     mb_write_kv_uint(&r->w, "id", mb->last_ticket + 1);
     mb_write_kv_cstr(&r->w, "op", op);
+    // The daemon does not begin what nobody waits for any more.
+    mb_write_kv_uint(&r->w, "timeout_ms",
+        mb->timeout_ms < MAX_TIMEOUT_MS ? mb->timeout_ms : MAX_TIMEOUT_MS);
     mb_write_cstr(&r->w, "args");
     mb_write_map(&r->w, n_args + n_extra);
     mb_write_raw(&r->w, pairs);

@@ -299,16 +299,6 @@ membank_put(struct membank *mb, const char *collection,
 
 /* ---- get, list, delete ---- */
 
-/* Call for documents; *out becomes what result_documents makes of them. */
-static membank_status
-call_documents(struct request *r, struct membank_documents **out,
-    struct membank_error *err)
-{
-    struct membank_reply *reply = NULL;
-    membank_status st = request_call(r, &reply, err);
-    return st == MEMBANK_OK ? result_documents(reply, out, err) : st;
-}
-
 membank_status
 membank_get(struct membank *mb, const char *collection, const char *id,
     struct membank_documents **out, struct membank_error *err)
@@ -322,7 +312,9 @@ membank_get(struct membank *mb, const char *collection, const char *id,
     request_begin(&r, mb, "get", 2, no_bytes);
     mb_write_kv_cstr(&r.w, "collection", collection);
     mb_write_kv_cstr(&r.w, "id", id);
-    return call_documents(&r, out, err);
+    struct membank_reply *reply = NULL;
+    st = request_call(&r, &reply, err);
+    return st == MEMBANK_OK ? result_document(reply, out, err) : st;
 }
 
 membank_status
@@ -348,7 +340,9 @@ membank_list(struct membank *mb, const char *collection, const char *after,
         mb_write_cstr(&r.w, "filter");
         mb_write_raw(&r.w, client_slice(filter));
     }
-    return call_documents(&r, out, err);
+    struct membank_reply *reply = NULL;
+    st = request_call(&r, &reply, err);
+    return st == MEMBANK_OK ? result_documents(reply, out, err) : st;
 }
 
 static membank_status

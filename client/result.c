@@ -149,8 +149,8 @@ bad_result(mb_status st, const char *what, struct membank_error *err)
 struct list {
     struct membank_reply *reply;
     struct mb_arena *arena;
-    const struct mb_value *items; /* MB_TYPE_ARRAY */
-    void *structs;                /* n of them, zeroed */
+    const struct mb_value *items; /* n of them, in the reply */
+    void *structs;                /* n of them, zeroed at first */
     size_t n;
 };
 
@@ -161,24 +161,26 @@ list_fini(struct list *list)
     membank_reply_free(list->reply);
 }
 
-/* Takes the reply, also on failure. */
+/* Takes the reply, also on failure. The array lies under key; without a key
+ * the result itself is the only element. */
 static mb_status
 list_init(struct list *list, struct membank_reply *reply, const char *key,
     size_t struct_size)
 {
     *list = (struct list){.reply = reply};
-    const struct mb_value *items = NULL;
-    if (mb_arg_array(reply->result, key, true, &items, NULL) != MB_OK)
+    const struct mb_value *found = reply->result;
+    if (!found ||
+        (key && mb_arg_array(found, key, true, &found, NULL) != MB_OK))
         return MB_ERR_BAD_MESSAGE;
+    size_t n = key ? found->array.n : 1;
     // Bounded by the reply, which is bounded itself.
     list->arena = mb_arena_new(SIZE_MAX);
     if (list->arena)
-        list->structs =
-            mb_arena_calloc(list->arena, items->array.n, struct_size);
+        list->structs = mb_arena_calloc(list->arena, n, struct_size);
     if (!list->structs)
         return MB_ERR_NOMEM;
-    list->items = items;
-    list->n = items->array.n;
+    list->items = key ? found->array.items : found;
+    list->n = n;
     return MB_OK;
 }
 
@@ -204,9 +206,9 @@ read_document(
     out->added_ms = read_u64(r, v, "added_ms");
 }
 
-membank_status
-result_documents(struct membank_reply *reply, struct membank_documents **out,
-    struct membank_error *err)
+static membank_status
+make_documents(struct membank_reply *reply, const char *key,
+    struct membank_documents **out, struct membank_error *err)
 {
     struct membank_documents *d = mb_calloc(1, sizeof *d);
     if (!d) {
@@ -214,17 +216,31 @@ result_documents(struct membank_reply *reply, struct membank_documents **out,
         return bad_result(MB_ERR_NOMEM, "documents", err);
     }
     struct membank_stored *docs;
-    mb_status st = list_init(&d->list, reply, "documents", sizeof *docs);
+    mb_status st = list_init(&d->list, reply, key, sizeof *docs);
     docs = d->list.structs;
     struct reader r = {.arena = d->list.arena, .status = st};
     for (size_t i = 0; i < d->list.n && r.status == MB_OK; i++)
-        read_document(&r, &d->list.items->array.items[i], &docs[i]);
+        read_document(&r, &d->list.items[i], &docs[i]);
     if (r.status != MB_OK) {
         membank_documents_free(d);
         return bad_result(r.status, "documents", err);
     }
     *out = d;
     return MEMBANK_OK;
+}
+
+membank_status
+result_document(struct membank_reply *reply, struct membank_documents **out,
+    struct membank_error *err)
+{
+    return make_documents(reply, NULL, out, err);
+}
+
+membank_status
+result_documents(struct membank_reply *reply, struct membank_documents **out,
+    struct membank_error *err)
+{
+    return make_documents(reply, "documents", out, err);
 }
 
 size_t
@@ -288,7 +304,7 @@ result_hits(struct membank_reply *reply, struct membank_hits **out,
     structs = hits->list.structs;
     struct reader r = {.arena = hits->list.arena, .status = st};
     for (size_t i = 0; i < hits->list.n && r.status == MB_OK; i++)
-        read_hit(&r, &hits->list.items->array.items[i], &structs[i]);
+        read_hit(&r, &hits->list.items[i], &structs[i]);
     if (r.status != MB_OK) {
         membank_hits_free(hits);
         return bad_result(r.status, "hits", err);
@@ -348,8 +364,8 @@ result_vectors(struct membank_reply *reply, struct membank_vectors **out,
     if (st == MB_OK && v->dim == 0 && v->list.n > 0)
         st = MB_ERR_BAD_MESSAGE;
     for (size_t i = 0; i < v->list.n && st == MB_OK; i++)
-        st = mb_value_vector(&v->list.items->array.items[i], "vector", v->dim,
-            v->list.arena, &rows[i], NULL, NULL);
+        st = mb_value_vector(&v->list.items[i], "vector", v->dim, v->list.arena,
+            &rows[i], NULL, NULL);
     if (st != MB_OK) {
         membank_vectors_free(v);
         return bad_result(st, "vectors", err);

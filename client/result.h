@@ -15,7 +15,10 @@ void result_server(
     const struct membank_reply *reply, struct membank_server *out);
 void result_put(
     const struct membank_reply *reply, struct membank_put_result *out);
-/* Errors of all: BAD_MESSAGE, NOMEM. */
+/* Errors of all: BAD_MESSAGE, NOMEM. The first takes a result that is one
+ * document, the second one with an array of them. */
+membank_status result_document(struct membank_reply *reply,
+    struct membank_documents **out, struct membank_error *err);
 membank_status result_documents(struct membank_reply *reply,
     struct membank_documents **out, struct membank_error *err);
 membank_status result_hits(struct membank_reply *reply,
