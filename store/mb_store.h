@@ -303,7 +303,7 @@ MB_MUST_USE mb_status mb_segment_scan(struct mb_snapshot *snap,
     const struct mb_collection *coll, mb_segno from, size_t max,
     struct mb_segment *out, size_t *n, struct mb_error *err);
 /* Walk a forward index: ids rise. *pos starts at 0; false at the end (or at
- * damage: then *pos < forward.size). */
+ * damage: then *pos < forward.size). In between *pos is not a byte offset. */
 bool mb_forward_next(
     struct mb_slice forward, size_t *pos, uint32_t *term_id, uint32_t *tf);
 
