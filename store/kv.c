@@ -637,6 +637,16 @@ val_of(struct mb_slice s)
     return v;
 }
 
+/* A key for writing, copied: it may view the page that the write rearranges. */
+static MDB_val
+own_key(struct mb_slice key, uint8_t room[KV_MAX_KEY])
+{
+    MB_ASSERT(key.size <= KV_MAX_KEY);
+    memcpy(room, key.data, key.size);
+    MDB_val v = {key.size, room};
+    return v;
+}
+
 mb_status
 kv_get(struct kv_txn *txn, enum kv_table table, struct mb_slice key,
     struct mb_slice *val)
@@ -653,7 +663,8 @@ mb_status
 kv_put(struct kv_txn *txn, enum kv_table table, struct mb_slice key,
     struct mb_slice val)
 {
-    MDB_val k = val_of(key);
+    uint8_t room[KV_MAX_KEY];
+    MDB_val k = own_key(key, room);
     MDB_val v = val_of(val);
     return txn_status(
         txn, mdb_put(txn->txn, txn->kv->tables[table], &k, &v, 0));
@@ -663,7 +674,8 @@ mb_status
 kv_reserve(struct kv_txn *txn, enum kv_table table, struct mb_slice key,
     size_t size, uint8_t **out)
 {
-    MDB_val k = val_of(key);
+    uint8_t room[KV_MAX_KEY];
+    MDB_val k = own_key(key, room);
     MDB_val v = {size, NULL};
     int rc = mdb_put(txn->txn, txn->kv->tables[table], &k, &v, MDB_RESERVE);
     if (rc == 0)
@@ -795,7 +807,8 @@ kv_cursor_last_of(struct kv_cursor *c, struct mb_slice prefix,
 mb_status
 kv_cursor_put(struct kv_cursor *c, struct mb_slice key, struct mb_slice val)
 {
-    MDB_val k = val_of(key);
+    uint8_t room[KV_MAX_KEY];
+    MDB_val k = own_key(key, room);
     MDB_val v = val_of(val);
     return txn_status(c->txn, mdb_cursor_put(c->cursor, &k, &v, 0));
 }

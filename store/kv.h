@@ -94,7 +94,8 @@ struct mb_slice kv_key_slice(const struct kv_key *key);
 /* Errors: NOT_FOUND (not logged, err untouched), CORRUPT, IO. */
 MB_MUST_USE mb_status kv_get(struct kv_txn *txn, enum kv_table table,
     struct mb_slice key, struct mb_slice *val);
-/* Insert or replace. Errors: NO_SPACE (map or disk), IO, READ_ONLY. */
+/* Insert or replace. The key may view a row of this transaction, the value must
+ * not. Errors: NO_SPACE (map or disk), IO, READ_ONLY. */
 MB_MUST_USE mb_status kv_put(struct kv_txn *txn, enum kv_table table,
     struct mb_slice key, struct mb_slice val);
 /* Insert or replace with `size` bytes that the caller fills before its next
