@@ -198,10 +198,10 @@ walk_meta(struct walk *w, struct mb_slice meta, struct mb_error *err)
         return MB_OK;
     arena = mb_arena_new(FIELD_ARENA_BYTES);
     if (arena == NULL)
-        return mb_error_set(err, MB_ERR_NOMEM, "metadata: out of memory");
+        return mb_error_set(err, MB_ERR_NOMEM, "out of memory");
     st = mb_wire_parse(meta, NULL, false, arena, &map, err);
     if (st == MB_OK && map->type != MB_TYPE_MAP)
-        st = mb_error_set(err, MB_ERR_BAD_ARG, "metadata is not a map");
+        st = mb_error_set(err, MB_ERR_BAD_ARG, "not a map");
     for (size_t i = 0; st == MB_OK && i < map->map.n; i++)
         st = walk_pair(w, &map->map.pairs[i]);
     mb_arena_free(arena);
@@ -209,19 +209,22 @@ walk_meta(struct walk *w, struct mb_slice meta, struct mb_error *err)
 }
 
 mb_status
-fields_check(struct mb_slice meta, struct mb_error *err)
+fields_check(const char *document, struct mb_slice meta, struct mb_error *err)
 {
     struct walk w = {0};
-    mb_status st = walk_meta(&w, meta, err);
+    struct mb_error cause = {.status = MB_OK};
+    mb_status st = walk_meta(&w, meta, &cause);
 
-    if (st == MB_ERR_BAD_MESSAGE || st == MB_ERR_BAD_TEXT)
-        return MB_ERR_BAD_ARG;
     if (st == MB_OK && w.n_rows > FIELD_MAX_ROWS) {
         return mb_error_set(err, MB_ERR_TOO_LARGE,
-            "metadata has %zu values, the most is %d", w.n_rows,
-            FIELD_MAX_ROWS);
+            "document %s: meta has %zu values, the most is %d", document,
+            w.n_rows, FIELD_MAX_ROWS);
     }
-    return st;
+    if (st == MB_OK)
+        return MB_OK;
+    if (st == MB_ERR_BAD_MESSAGE || st == MB_ERR_BAD_TEXT)
+        st = MB_ERR_BAD_ARG;
+    return mb_error_set(err, st, "document %s: meta: %s", document, cause.text);
 }
 
 /* ---- add and remove ---- */

@@ -60,7 +60,9 @@ void field_key_value(struct kv_key *key, const struct mb_value *v);
 void field_key_bound(struct kv_key *key, const struct mb_value *v);
 
 /* Check metadata before a put takes it: one msgpack map (or empty) with at most
- * FIELD_MAX_ROWS index rows. Errors: BAD_ARG, TOO_LARGE, NOMEM. Any thread. */
-MB_MUST_USE mb_status fields_check(struct mb_slice meta, struct mb_error *err);
+ * FIELD_MAX_ROWS index rows. document: its id, for the error's text.
+ * Errors: BAD_ARG, TOO_LARGE, NOMEM. Any thread. */
+MB_MUST_USE mb_status fields_check(
+    const char *document, struct mb_slice meta, struct mb_error *err);
 
 #endif

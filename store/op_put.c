@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "document.h"
+#include "fields.h"
 #include "lexicon.h"
 #include "op.h"
 
@@ -250,6 +251,8 @@ check_document(const struct mb_put_document *d,
     st = check_spans(d, name, err);
     if (st == MB_OK)
         st = check_vector(d, coll, name, err);
+    if (st == MB_OK)
+        st = fields_check(name, d->meta, err);
     return st;
 }
 
