@@ -473,8 +473,9 @@ take_space(struct page *p)
 
     if (p->pre == 0)
         p->space = true;
-    else if (c == '\n' || p->feeds == 0)
-        put_text(p, c == '\r' ? "" : (const char *)&c, c == '\r' ? 0 : 1);
+    // The line feed behind <pre> is not part of it.
+    else if (c != '\r' && (c != '\n' || p->feeds == 0))
+        put_text(p, &c, 1);
 }
 
 static void

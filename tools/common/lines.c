@@ -173,9 +173,11 @@ fill_window(struct lines *l, struct mb_error *err)
         before = l->raw_at;
         if (l->packing == PACK_NONE)
             st = unpack_none(l);
+        else if (l->raw_at == l->raw_size && !l->in_frame)
+            st = MB_OK; // between frames there is nothing to unpack
         else if (l->packing == PACK_ZSTD)
             st = unpack_zstd(l, err);
-        else if (!l->raw_end || l->in_frame)
+        else
             st = unpack_gzip(l, err);
         if (st == MB_OK && l->to == 0 && l->raw_end && l->raw_at == before) {
             if (l->in_frame)
