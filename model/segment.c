@@ -75,20 +75,32 @@ is_letter(uint8_t c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c >= 0x80;
 }
 
-static bool
-ends_with(const uint8_t *p, size_t n, const char *tail)
-{
-    size_t size = strlen(tail);
-    return n >= size && memcmp(p + n - size, tail, size) == 0;
-}
+/* A punctuation mark beyond ASCII. */
+struct mark {
+    char text[4];
+    uint8_t size;
+};
 
-/* n without one trailing string of the list (which ends with NULL), or n. */
+#define MARK(s)                                                                \
+    {                                                                          \
+        s, sizeof(s) - 1                                                       \
+    }
+
+/* p[0..n) without one mark at its end, an ASCII one of the string or one of
+ * the list (which ends with size 0); n if there is none. */
 static size_t
-without_tail(const uint8_t *p, size_t n, const char *const *list)
+without_mark(
+    const uint8_t *p, size_t n, const char *ascii, const struct mark *list)
 {
-    for (size_t i = 0; list[i]; i++) {
-        if (ends_with(p, n, list[i]))
-            return n - strlen(list[i]);
+    if (n == 0)
+        return 0;
+    if (p[n - 1] < 0x80)
+        return p[n - 1] != 0 && strchr(ascii, p[n - 1]) ? n - 1 : n;
+    for (; list->size > 0; list++) {
+        if (n >= list->size &&
+            memcmp(p + n - list->size, list->text, list->size) == 0) {
+            return n - list->size;
+        }
     }
     return n;
 }
@@ -97,10 +109,11 @@ without_tail(const uint8_t *p, size_t n, const char *const *list)
 static size_t
 without_closers(const uint8_t *p, size_t n)
 {
-    static const char *const closers[] = {"\"", "'", ")", "]", "}", "\u201d",
-        "\u2019", "\u00bb", "\u300d", "\u300f", "\uff09", NULL};
+    static const struct mark closers[] = {MARK("\u201d"), MARK("\u2019"),
+        MARK("\u00bb"), MARK("\u300d"), MARK("\u300f"), MARK("\uff09"),
+        {"", 0}};
     for (size_t i = 0; i < 4; i++) {
-        size_t shorter = without_tail(p, n, closers);
+        size_t shorter = without_mark(p, n, "\"')]}", closers);
         if (shorter == n)
             break;
         n = shorter;
@@ -113,13 +126,14 @@ without_closers(const uint8_t *p, size_t n)
 static bool
 is_sentence(const uint8_t *p, size_t n)
 {
-    static const char *const marks[] = {"!", "?", "\u2026", "\u3002", "\uff01",
-        "\uff1f", "\u0964", "\u06d4", "\u061f", NULL};
+    static const struct mark marks[] = {MARK("\u2026"), MARK("\u3002"),
+        MARK("\uff01"), MARK("\uff1f"), MARK("\u0964"), MARK("\u06d4"),
+        MARK("\u061f"), {"", 0}};
     n = without_closers(p, n);
     if (n == 0)
         return false;
     if (p[n - 1] != '.')
-        return without_tail(p, n, marks) < n;
+        return without_mark(p, n, "!?", marks) < n;
     return n < 3 || !is_letter(p[n - 2]) || is_letter(p[n - 3]) ||
            p[n - 3] == '.';
 }
@@ -128,11 +142,12 @@ is_sentence(const uint8_t *p, size_t n)
 static bool
 is_wide_sentence(const uint8_t *p, size_t n, size_t size)
 {
-    static const char *const wide[] = {"\u3002", "\uff01", "\uff1f", NULL};
+    static const struct mark wide[] = {
+        MARK("\u3002"), MARK("\uff01"), MARK("\uff1f"), {"", 0}};
     if (n == 0 || p[n - 1] < 0x80)
         return false;
     size_t mark = without_closers(p, n);
-    if (without_tail(p, mark, wide) == mark)
+    if (without_mark(p, mark, "", wide) == mark)
         return false;
     /* Not before a closing mark: it belongs to the sentence. */
     size_t next = n + 3 <= size ? n + 3 : size;
