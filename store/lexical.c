@@ -294,7 +294,9 @@ lex_add(struct wtxn *w, struct wcoll *wc, uint32_t id, mb_segno segno,
 {
     struct lex_batch *b = w->lex;
     uint32_t index;
-    MB_ASSERT(tf > 0 && segno < UINT32_MAX);
+    MB_ASSERT(tf > 0);
+    if (segno >= LEX_MAX_SEGNO)
+        return MB_ERR_TOO_LARGE;
     w->changed = true;
     mb_status st = touch(b, wc, id, &index);
     if (st == MB_OK)
@@ -335,6 +337,8 @@ lex_set_length(
     const uint8_t *stored;
     uint32_t chunk = segno / LEX_LENGTHS;
     size_t at = 2 * (size_t)(segno % LEX_LENGTHS);
+    if (segno >= LEX_MAX_SEGNO)
+        return MB_ERR_TOO_LARGE;
     if (length > LEX_MAX_LENGTH)
         length = LEX_MAX_LENGTH;
     mb_status st = lex_lengths_row(w->txn, wc->c.id, chunk, &stored);

@@ -39,6 +39,8 @@
 /* Segments in one row of the length table; its bytes with checksum. */
 #define LEX_LENGTHS       2032u
 #define LEX_LENGTHS_BYTES (2 * LEX_LENGTHS + 4)
+/* Segments are below this, so that windows of them do not overflow. */
+#define LEX_MAX_SEGNO (UINT32_MAX - 2 * LEX_LENGTHS)
 
 /* Loads that a compiler turns into one instruction: the scans live on them. */
 static inline uint32_t
