@@ -297,6 +297,7 @@ mb_status
 mb_collection_get(struct mb_snapshot *snap, struct mb_slice name,
     struct mb_collection *out, struct mb_error *err)
 {
+    error_begin(err);
     return collection_read(snap->txn, name, out, err);
 }
 
@@ -304,6 +305,7 @@ mb_status
 mb_collection_list(struct mb_snapshot *snap, struct mb_arena *arena,
     struct mb_collection **out, size_t *n, struct mb_error *err)
 {
+    error_begin(err);
     struct mb_slice prefix = mb_slice_cstr(META_NAME_PREFIX);
     struct mb_slice key;
     struct mb_slice val;

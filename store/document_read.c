@@ -43,6 +43,7 @@ mb_document_get(struct mb_snapshot *snap, const struct mb_collection *coll,
     mb_docno docno, struct mb_document *out, struct mb_error *err)
 {
     struct document_record rec;
+    error_begin(err);
     mb_status st = read_record(snap->txn, coll, docno, &rec, err);
     if (st == MB_OK)
         *out = rec.doc;
@@ -55,6 +56,7 @@ mb_document_find(struct mb_snapshot *snap, const struct mb_collection *coll,
 {
     mb_docno docno;
     uint8_t hash[16];
+    error_begin(err);
     mb_status st = MB_ERR_NOT_FOUND;
     if (id.size >= 1 && id.size <= MB_MAX_DOCUMENT_ID)
         st = document_lookup(snap->txn, coll->id, id, &docno, hash, err);
@@ -101,6 +103,7 @@ mb_document_list(struct mb_snapshot *snap, const struct mb_collection *coll,
     struct bitset *set;
     struct kv_cursor *c = NULL;
     size_t count = 0;
+    error_begin(err);
     if (after.size > MB_MAX_DOCUMENT_ID) {
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "after: id has %zu bytes, at most %d", after.size,
@@ -256,6 +259,7 @@ mb_document_text(struct mb_snapshot *snap, const struct mb_collection *coll,
     struct mb_arena *arena, struct mb_slice *out, struct mb_error *err)
 {
     struct document_record rec;
+    error_begin(err);
     mb_status st = read_record(snap->txn, coll, doc->docno, &rec, err);
     if (st != MB_OK)
         return st;
@@ -297,6 +301,7 @@ mb_segment_get(struct mb_snapshot *snap, const struct mb_collection *coll,
     struct kv_key key;
     struct mb_slice val;
     struct mb_segment seg;
+    error_begin(err);
     segment_key(&key, coll->id, segno);
     mb_status st = kv_get(snap->txn, KV_SEGMENTS, kv_key_slice(&key), &val);
     if (st == MB_ERR_NOT_FOUND) {
@@ -322,6 +327,7 @@ mb_segment_scan(struct mb_snapshot *snap, const struct mb_collection *coll,
     struct mb_slice v;
     struct kv_cursor *c;
     size_t count = 0;
+    error_begin(err);
     mb_status st = kv_cursor_open(snap->txn, KV_SEGMENTS, &c);
     if (st != MB_OK)
         return kv_txn_explain(snap->txn, st, err);

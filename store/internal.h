@@ -23,6 +23,17 @@ struct mb_snapshot {
     struct text_unpacker *unpacker; /* taken from the store when needed */
 };
 
+/* At the start of each public function that reads: inside, kv_txn_explain
+ * leaves alone what a deeper function wrote, so nothing old may stand there. */
+static inline void
+error_begin(struct mb_error *err)
+{
+    if (err != NULL) {
+        err->status = MB_OK;
+        err->text[0] = '\0';
+    }
+}
+
 /* A collection record as this write transaction changes it. */
 struct wcoll {
     struct mb_collection c;
@@ -205,6 +216,9 @@ struct verify {
     mb_verify_fn report;
     void *arg;
     struct mb_verify_result *result;
+    mb_progress_fn progress; /* may be NULL; see verify.h */
+    double done;             /* part of all that is behind us */
+    double share;            /* of the step at hand */
 };
 
 /* Count and report one broken record. */

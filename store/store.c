@@ -140,6 +140,7 @@ mb_status
 mb_store_open(const char *path, const struct mb_store_options *opt,
     struct mb_store **out, struct mb_error *err)
 {
+    error_begin(err);
     const struct kv_options kv_opt = {.read_only = opt->read_only,
         .create = opt->create,
         .no_sync = opt->no_sync,
@@ -197,6 +198,7 @@ mb_status
 mb_snapshot_begin(
     struct mb_store *store, struct mb_snapshot **out, struct mb_error *err)
 {
+    error_begin(err);
     struct mb_snapshot *snap = mb_calloc(1, sizeof(*snap));
     if (snap == NULL)
         return mb_error_set(err, MB_ERR_NOMEM, "snapshot: out of memory");
@@ -260,6 +262,7 @@ mb_status
 mb_store_apply(struct mb_store *store, struct mb_op *op, struct mb_error *err)
 {
     struct waiter wait = {.done = false};
+    error_begin(err);
     if (pthread_mutex_init(&wait.lock, NULL) != 0)
         return mb_error_set(err, MB_ERR_NOMEM, "apply: no lock to be had");
     if (pthread_cond_init(&wait.wake, NULL) != 0) {
@@ -290,6 +293,7 @@ mb_store_stats(
 {
     struct kv_stats kv;
     struct writer_stats wr = {0};
+    error_begin(err);
     mb_status st = kv_stats(store->kv, &kv, err);
     if (st != MB_OK)
         return st;

@@ -69,11 +69,15 @@ txn_begin(struct writer *wr, struct mb_error *err)
     return kv_begin(wr->store->kv, true, &w->txn, err);
 }
 
+/* The transaction is over: forget what was gathered for it. */
 static void
-txn_forget(struct writer *wr)
+txn_end(struct writer *wr, bool committed)
 {
     collection_forget(&wr->w);
-    lex_batch_reset(wr->w.lex);
+    if (committed)
+        lex_batch_keep(wr->w.lex);
+    else
+        lex_batch_reset(wr->w.lex);
     wr->w.txn = NULL;
 }
 
@@ -81,7 +85,7 @@ static void
 txn_abort(struct writer *wr)
 {
     kv_abort(wr->w.txn);
-    txn_forget(wr);
+    txn_end(wr, false);
 }
 
 static mb_status
@@ -102,7 +106,7 @@ txn_commit(struct writer *wr, struct mb_error *err)
     bool erased = w->erased;
     bool dropped = w->dropped;
     st = kv_commit(w->txn, err);
-    txn_forget(wr);
+    txn_end(wr, st == MB_OK);
     if (st != MB_OK)
         return st;
     scrub_committed(wr->scrub, erased);
