@@ -10,8 +10,9 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Sums of whole scores stay below this. */
-#define SCORE_RANGE 1073741824.0f
+/* Sums of whole scores stay below this, so that a float holds them exactly:
+ * two scores are equal as floats if and only if they are equal. */
+#define SCORE_RANGE 16777216.0f
 /* A bound is computed by other operations than a score: give it more than
  * what rounding can differ. */
 #define BOUND_SLACK 1.00001f
