@@ -57,10 +57,14 @@ take_bytes(struct tree *t, const struct head *h)
 static mb_status
 duplicate(struct tree *t, struct mb_slice key)
 {
-    int shown = key.size > 64 ? 64 : (int)key.size;
+    size_t shown = key.size > 64 ? 64 : key.size;
+    // Not cut inside a UTF-8 sequence.
+    while (shown > 0 && shown < key.size && (key.data[shown] & 0xc0) == 0x80)
+        shown--;
     return mb_error_set(t->err, MB_ERR_BAD_MESSAGE,
         "byte %zu: key comes twice in one map: %.*s",
-        (size_t)(key.data - t->message.data), shown, (const char *)key.data);
+        (size_t)(key.data - t->message.data), (int)shown,
+        (const char *)key.data);
 }
 
 static mb_status
