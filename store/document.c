@@ -6,9 +6,9 @@
  * in a row (KV_SEGMENTS). Replacing erases the old one and takes new numbers:
  * a number never means two things, so that nobody who still holds one can be
  * deceived.
- * Invariants: counters of the collection move with the rows; a segment's
- * length is the same number in its record, in the length table and in
- * sum_lengths.
+ * Invariants: counters of the collection move with the rows (sum_lengths with
+ * the length table, in lexical.c); a segment's length is the same number in
+ * its record and there.
  * Threads: writer. */
 #include "document.h"
 
@@ -297,7 +297,6 @@ document_insert(struct wtxn *w, struct wcoll *wc, struct new_batch *batch,
     mb_docno docno = 0;
     mb_segno first = 0;
     uint32_t n_tokens = 0;
-    uint64_t lengths = 0;
     wc->dirty = true;
     mb_status st = take_numbers(wc, d, &docno, &first, err);
     for (size_t s = 0; st == MB_OK && s < d->n_spans; s++) {
@@ -314,7 +313,6 @@ document_insert(struct wtxn *w, struct wcoll *wc, struct new_batch *batch,
                 batch->dim, err);
         }
         n_tokens += seg.n_tokens;
-        lengths += batch->segments[at].length;
     }
     if (st == MB_OK)
         st = put_texts(w, wc, d, docno);
@@ -330,7 +328,6 @@ document_insert(struct wtxn *w, struct wcoll *wc, struct new_batch *batch,
     wc->c.n_segments += d->n_spans;
     wc->c.n_tokens += n_tokens;
     wc->c.text_bytes += d->text_bytes;
-    wc->c.sum_lengths += lengths;
     return MB_OK;
 }
 
@@ -388,7 +385,6 @@ erase_segment(
         st = kv_del(w->txn, KV_SEGMENTS, kv_key_slice(&key));
     if (st == MB_OK) {
         wc->c.n_segments--;
-        wc->c.sum_lengths -= seg.length;
     } else if (st == MB_ERR_CORRUPT && err != NULL && err->text[0] == '\0') {
         (void)mb_error_set(err, st,
             "segment %u of collection \"%s\": record "

@@ -329,6 +329,18 @@ lex_remove(struct wtxn *w, struct wcoll *wc, uint32_t id, mb_segno segno)
     return MB_OK;
 }
 
+/* No segment of this row is live: it need not be kept. (The newest row may be
+ * made again when the next segment comes.) */
+static bool
+lengths_all_gone(const uint8_t row[LEX_LENGTHS_BYTES])
+{
+    for (size_t i = 0; i < 2 * LEX_LENGTHS; i++) {
+        if (row[i] != 0)
+            return false;
+    }
+    return true;
+}
+
 mb_status
 lex_set_length(
     struct wtxn *w, struct wcoll *wc, mb_segno segno, uint32_t length)
@@ -357,8 +369,13 @@ lex_set_length(
     kv_key_u32(&key, wc->c.id);
     kv_key_u32(&key, chunk);
     w->changed = true;
-    st = kv_put(
-        w->txn, KV_LENGTHS, kv_key_slice(&key), mb_slice_of(row, sizeof row));
+    if (length == 0 && lengths_all_gone(row)) {
+        st = stored != NULL ? kv_del(w->txn, KV_LENGTHS, kv_key_slice(&key))
+                            : MB_OK;
+    } else {
+        st = kv_put(w->txn, KV_LENGTHS, kv_key_slice(&key),
+            mb_slice_of(row, sizeof row));
+    }
     if (st == MB_OK) {
         wc->c.sum_lengths = wc->c.sum_lengths - before + length;
         wc->dirty = true;
