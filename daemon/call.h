@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * daemon/call.h - one request from its arrival to its reply.
+ *
+ * Life: commands.c makes it, a handler fills it, call_finish replies and frees
+ * it. A handler either returns with its result written, or hands the call to
+ * whoever will call call_finish later.
+ * Threads: in the hands of one at a time. */
+#ifndef DAEMON_CALL_H
+#define DAEMON_CALL_H
+
+#include "daemon.h"
+#include "mb_wire.h"
+
+#define CALL_MAX_ID    256                 /* bytes of an id, packed */
+#define CALL_MAX_REPLY ((size_t)256 << 20) /* bytes */
+
+struct command;
+
+struct call {
+    struct daemon *d;
+    struct server_request *rq;
+    const struct command *command; /* NULL until known */
+    uint64_t deadline_ns;          /* 0: none */
+    struct mb_buffer reply;
+    struct mb_writer w; /* writes reply */
+    size_t id_size;
+    uint8_t id[CALL_MAX_ID];
+    /* While the handler runs; views of the message and of arena. */
+    const struct mb_value *args;
+    struct mb_arena *arena;
+    struct mb_error err;
+    /* Handed over: for whoever finishes it. */
+    void (*write_result)(struct call *c, const struct mb_op *op);
+    struct dispatch_task task; /* to look whether a put is searchable */
+    char collection[MB_MAX_COLLECTION_NAME + 1]; /* that it waits for */
+    mb_collection_id collection_id;
+    struct call *next; /* in a list of those that wait */
+};
+
+/* Begin the reply {"v":1,"id":...,"ok":true,"result":; the handler writes one
+ * value to c->w after it. Called before each handler; call it again to start
+ * over. */
+void call_begin(struct call *c);
+/* Reply and free c: the result written since call_begin if st is OK, else an
+ * error with err's text. */
+void call_finish(struct call *c, mb_status st, const struct mb_error *err);
+/* Submit op for a call that is handed over; c->write_result writes the reply.
+ * On failure the caller still has both. */
+MB_MUST_USE mb_status call_submit(struct call *c, struct mb_op *op);
+
+#endif
