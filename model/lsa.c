@@ -414,8 +414,8 @@ sum_add(struct sum *s, uint32_t row, float weight)
         sum_flush(s);
 }
 
-/* The sum at unit length, or zero if it vanishes. */
-static void
+/* The sum at unit length, or zero if it vanishes. Returns its own length. */
+static double
 sum_end(struct sum *s, float *out)
 {
     double square = 0.0;
@@ -428,6 +428,7 @@ sum_end(struct sum *s, float *out)
         factor = (float)(1.0 / sqrt(square));
     for (size_t j = 0; j < dim; j++)
         out[j] = factor > 0.0f ? s->out[j] * factor : 0.0f;
+    return factor > 0.0f ? sqrt(square) : 0.0;
 }
 
 void
@@ -435,24 +436,25 @@ mb_lsa_fold(const struct mb_lsa *lsa, const uint64_t *hash, const float *tf,
     size_t n, float *out, float *coverage)
 {
     struct sum s;
-    double known = 0.0;
-    double all = 0.0;
+    double square = 0.0; /* of the bag's own length */
+    double length;
     sum_begin(&s, lsa);
     for (size_t i = 0; i < n; i++) {
         float weight = weight_of(tf[i]);
         uint32_t row = row_of_hash(lsa, hash[i]);
-        if (row == UINT32_MAX) {
-            /* Not known means rare: it weighs as the rarest that is known. */
-            all += (double)(weight * lsa->max_idf);
-            continue;
-        }
-        known += (double)(weight * lsa->idf[row]);
-        sum_add(&s, row, weight);
+        /* Not known means rare: it weighs as the rarest that is known. */
+        bool known = row != UINT32_MAX;
+        double full = (double)(weight * (known ? lsa->idf[row] : lsa->max_idf));
+        square += full * full;
+        if (known)
+            sum_add(&s, row, weight);
     }
-    sum_end(&s, out);
-    all += known;
-    if (coverage)
-        *coverage = all > 0.0 ? (float)(known / all) : 0.0f;
+    length = sum_end(&s, out);
+    if (coverage) {
+        /* V is orthonormal but for the rounding of its codes. */
+        double part = square > 0.0 ? length / sqrt(square) : 0.0;
+        *coverage = part < 1.0 ? (float)part : 1.0f;
+    }
 }
 
 void
@@ -466,5 +468,5 @@ mb_lsa_fold_ids(const struct mb_lsa *lsa, const uint32_t *term_id,
         if (row != UINT32_MAX)
             sum_add(&s, row, weight_of((float)tf[i]));
     }
-    sum_end(&s, out);
+    (void)sum_end(&s, out);
 }
