@@ -5,9 +5,9 @@
  * length table. For each window every term has a bound, that of its blocks
  * there. The terms of lowest bound whose bounds together do not reach the k-th
  * best score so far are optional: a segment with none but these cannot enter.
- * Only postings of the other terms are read one after another into a table of
- * sums; the optional terms are looked up for those segments that could still
- * enter. When all terms are optional the window is passed over unread, and
+ * Postings of the other terms are read one after another into a table of
+ * scores; optional terms are added, the highest bound first, for the segments
+ * that could still enter, whose number shrinks with each. When all terms are optional the window is passed over unread, and
  * single blocks are passed over by their own bounds. Where a filter leaves few
  * segments in a window, these are looked up directly.
  * Invariants: segments are met in rising order, so of equal scores the lower
@@ -21,6 +21,11 @@
 /* In a window with fewer segments left by the filter than this, each of them
  * is looked up in all lists. */
 #define FEW_SEGMENTS 24
+/* Segments of a window in groups; only groups that were met are looked at. */
+#define MET_GROUP 64
+#define N_GROUPS  ((LEX_LENGTHS + MET_GROUP - 1) / MET_GROUP)
+/* A look-up costs about as much as this many postings read in a row. */
+#define LOOKUP_COST 6
 
 /* The best k so far. An entry is score << 32 | ~segno: higher is better. */
 struct heap {
@@ -35,17 +40,19 @@ struct search {
     struct kv_txn *txn;
     mb_collection_id coll;
     const struct bitset *filter;
+    uint32_t n_rows; /* windows */
     struct heap heap;
     int32_t threshold; /* a segment must score more */
     /* The window [base, base + LEX_LENGTHS). */
     uint32_t base;
     const uint8_t *lengths;
-    size_t n_optional;       /* order[0..n_optional) */
-    struct lex_list **order; /* by bound in the window, rising */
-    int32_t *bounds;         /* of order */
-    int32_t *sums;           /* sums[i]: bounds of order[0..i) */
-    int32_t scores[LEX_LENGTHS];
-    uint64_t met[LEX_LENGTHS / 64 + 1];
+    size_t n_optional;                    /* order[0..n_optional) */
+    struct lex_list **order;              /* by bound in the window, rising */
+    int32_t *bounds;                      /* of order */
+    int32_t *sums;                        /* sums[i]: bounds of order[0..i) */
+    int32_t scores[N_GROUPS * MET_GROUP]; /* of its segments, so far */
+    uint8_t met[N_GROUPS];                /* 1: some score of the group is */
+    uint16_t survivors[N_GROUPS * MET_GROUP];
 };
 
 /* ---- the best k ---- */
@@ -144,7 +151,7 @@ order_lists(struct search *s)
     return MB_OK;
 }
 
-/* Add the postings of the block that lie in the window to the sums. */
+/* Add the postings of the block that lie in the window to the scores. */
 static void
 add_block(struct search *s, struct lex_list *l)
 {
@@ -158,7 +165,7 @@ add_block(struct search *s, struct lex_list *l)
             break;
         s->scores[d] +=
             lex_posting_score(weight, base, slope, l->tfs[i], length_at(s, d));
-        s->met[d >> 6] |= (uint64_t)1 << (d & 63);
+        s->met[d / MET_GROUP] = 1;
     }
     l->pos = i;
 }
@@ -189,13 +196,93 @@ add_list(struct search *s, struct lex_list *l, int32_t others)
     return st;
 }
 
-/* Look segment d of the window up in lists order[0..n), the highest bound
- * first, while it can still pass the threshold. */
+/* Segments met whose score is above `need`, in s->survivors, rising. Written
+ * without branches: about half pass, nobody could predict which. */
+static size_t
+gather(struct search *s, int32_t need)
+{
+    size_t n = 0;
+    for (uint32_t g = 0; g < N_GROUPS; g++) {
+        if (s->met[g] == 0)
+            continue;
+        for (uint32_t d = g * MET_GROUP; d < (g + 1) * MET_GROUP; d++) {
+            s->survivors[n] = (uint16_t)d;
+            n += s->scores[d] > need;
+        }
+    }
+    if (s->filter == NULL)
+        return n;
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        s->survivors[kept] = s->survivors[i];
+        kept += bitset_has(s->filter, s->base + s->survivors[i]);
+    }
+    return kept;
+}
+
+/* Those of n survivors whose score is above need. */
+static size_t
+thin_out(struct search *s, size_t n, int32_t need)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t d = s->survivors[i];
+        s->survivors[kept] = d;
+        kept += s->scores[d] > need;
+    }
+    return kept;
+}
+
+/* Add an optional list to the scores of n survivors: looked up one by one if
+ * they are few against the postings that the list has in a window, else all
+ * its postings in a row, which is much cheaper for each. */
 static mb_status
-complete(struct search *s, uint32_t d, size_t n, int32_t score)
+add_optional(struct search *s, struct lex_list *l, size_t n)
+{
+    mb_status st = MB_OK;
+    if (n * LOOKUP_COST > l->head.df / s->n_rows + LEX_BLOCK / 2)
+        return add_list(s, l, s->threshold + 1);
+    for (size_t i = 0; i < n && st == MB_OK; i++) {
+        uint32_t d = s->survivors[i];
+        st = lex_list_lookup(l, s->base + d, length_at(s, d), &s->scores[d]);
+    }
+    return st;
+}
+
+static mb_status
+search_window(struct search *s)
+{
+    mb_status st = MB_OK;
+    int32_t all = s->sums[s->q.n];
+    for (size_t i = s->n_optional; i < s->q.n && st == MB_OK; i++) {
+        st = add_list(s, s->order[i], all - s->bounds[i]);
+    }
+    size_t i = s->n_optional;
+    size_t n = st == MB_OK ? gather(s, s->threshold - s->sums[i]) : 0;
+    while (i > 0 && n > 0 && st == MB_OK) {
+        i--;
+        st = add_optional(s, s->order[i], n);
+        n = thin_out(s, n, s->threshold - s->sums[i]);
+    }
+    for (size_t j = 0; j < n && st == MB_OK; j++) {
+        uint32_t d = s->survivors[j];
+        if (s->scores[d] > s->threshold && length_at(s, d) != 0)
+            offer(s, s->base + d, s->scores[d]);
+    }
+    memset(s->scores, 0, sizeof s->scores);
+    memset(s->met, 0, sizeof s->met);
+    return st;
+}
+
+/* Look segment d of the window up in all lists, the highest bound first, while
+ * it can still pass the threshold. */
+static mb_status
+search_segment(struct search *s, uint32_t d)
 {
     uint32_t segno = s->base + d;
     uint32_t length = length_at(s, d);
+    int32_t score = 0;
+    size_t n = length > 0 ? s->q.n : 0;
     while (n > 0 && score + s->sums[n] > s->threshold) {
         n--;
         mb_status st = lex_list_lookup(s->order[n], segno, length, &score);
@@ -205,33 +292,6 @@ complete(struct search *s, uint32_t d, size_t n, int32_t score)
     if (n == 0 && score > s->threshold)
         offer(s, segno, score);
     return MB_OK;
-}
-
-static mb_status
-search_window(struct search *s)
-{
-    mb_status st = MB_OK;
-    int32_t all = s->sums[s->q.n];
-    for (size_t i = s->n_optional; i < s->q.n; i++) {
-        st = add_list(s, s->order[i], all - s->bounds[i]);
-        if (st != MB_OK)
-            return st;
-    }
-    int32_t optional = s->sums[s->n_optional];
-    for (size_t i = 0; i < LEX_LENGTHS / 64 + 1; i++) {
-        uint64_t word = s->met[i];
-        s->met[i] = 0;
-        for (; word != 0 && st == MB_OK; word &= word - 1) {
-            uint32_t d = (uint32_t)(i * 64) + (uint32_t)__builtin_ctzll(word);
-            int32_t score = s->scores[d];
-            s->scores[d] = 0;
-            if (score + optional <= s->threshold || length_at(s, d) == 0 ||
-                (s->filter != NULL && !bitset_has(s->filter, s->base + d)))
-                continue;
-            st = complete(s, d, s->n_optional, score);
-        }
-    }
-    return st;
 }
 
 /* Segments of the window that the filter lets pass: up to max of them in out;
@@ -261,10 +321,9 @@ filtered(const struct search *s, uint32_t out[FEW_SEGMENTS], size_t max)
 }
 
 static mb_status
-search_windows(struct search *s, uint32_t next_segno)
+search_windows(struct search *s)
 {
-    uint32_t n_rows = next_segno / LEX_LENGTHS + 1;
-    for (uint32_t row = 0; row < n_rows; row++) {
+    for (uint32_t row = 0; row < s->n_rows; row++) {
         uint32_t few[FEW_SEGMENTS];
         size_t n_few = FEW_SEGMENTS + 1;
         s->base = row * LEX_LENGTHS;
@@ -285,8 +344,8 @@ search_windows(struct search *s, uint32_t next_segno)
         if (n_few > FEW_SEGMENTS)
             st = search_window(s);
         for (size_t i = 0; n_few <= FEW_SEGMENTS && i < n_few; i++) {
-            if (length_at(s, few[i]) != 0 && st == MB_OK)
-                st = complete(s, few[i], s->q.n, 0);
+            if (st == MB_OK)
+                st = search_segment(s, few[i]);
         }
         if (st != MB_OK)
             return st;
@@ -361,7 +420,8 @@ lex_search(struct mb_snapshot *snap, const struct mb_collection *coll,
         s->txn = snap->txn;
         s->coll = coll->id;
         s->filter = filter;
-        st = search_windows(s, coll->next_segno);
+        s->n_rows = coll->next_segno / LEX_LENGTHS + 1;
+        st = search_windows(s);
     }
     if (st == MB_OK)
         st = take_results(s, arena, out, n);
