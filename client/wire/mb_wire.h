@@ -74,19 +74,19 @@ MB_MUST_USE mb_status mb_wire_check(struct mb_slice message,
     struct mb_error *err);
 
 /* Raw bytes of what the outermost map has under each of n keys, without
- * unpacking; size 0 where there is nothing, or where the message is broken
- * before it. Views of message. */
+ * unpacking or checking; size 0 where there is nothing, or where the message is
+ * broken before it. Views of message. */
 void mb_wire_peek(struct mb_slice message, const char *const *keys,
     struct mb_slice *values, size_t n);
 /* Bytes of a raw string value; empty for other types. */
 struct mb_slice mb_wire_raw_str(struct mb_slice raw);
 
-/* The next three look into bytes that passed mb_wire_check or mb_wire_parse,
- * without a tree: is it a map; its number of pairs and their bytes; the bytes
- * of the value under key (data NULL if it is no map or lacks it). */
+/* The same for one key. */
+struct mb_slice mb_wire_find(struct mb_slice map, const char *key);
+/* Is it a map (by its first byte)? The number of its pairs and the bytes behind
+ * its head, which are those of the pairs if it passed mb_wire_check. */
 bool mb_wire_is_map(struct mb_slice message);
 struct mb_slice mb_wire_map_body(struct mb_slice map, size_t *n_pairs);
-struct mb_slice mb_wire_find(struct mb_slice map, const char *key);
 
 /* The value under key, NULL if v is no map or lacks it. */
 const struct mb_value *mb_value_get(const struct mb_value *v, const char *key);

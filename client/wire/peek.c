@@ -2,89 +2,56 @@
  * client/wire/peek.c - look into a message without unpacking it.
  *
  * The daemon decides by a request's op on which thread to unpack it, and wants
- * its id even if the rest of it is broken. Both stand in the outermost map, so
- * it is enough to walk over its values. Nothing is allocated and nothing is
- * believed: counts are checked against the bytes that are left.
+ * its id even if the rest of it is broken; the client passes on the bytes of a
+ * result as they came. All of it stands in an outermost map, so it is enough
+ * to walk over that map's values. Nothing is allocated and nothing is
+ * believed: counts are checked against the bytes that are left, so that these
+ * functions may be used before any check; what they cannot read ends the walk.
  * Threads: any. */
-#include "mb_wire.h"
+#include "head.h"
 
-#include <string.h>
-
-struct walk {
-    const uint8_t *data;
+/* Take the first head off *rest; false if it is none. */
+static bool
+take_head(struct mb_slice *rest, struct head *h)
+{
     size_t size;
-    size_t pos;
-};
-
-/* Big-endian number of n bytes at pos; false past the end. */
-static bool
-read_be(struct walk *w, size_t n, uint64_t *out)
-{
-    uint64_t v = 0;
-
-    if (w->size - w->pos < n)
+    if (head_read(rest->data, rest->size, h, &size) != HEAD_OK)
         return false;
-    for (size_t i = 0; i < n; i++) {
-        v = v << 8 | w->data[w->pos + i];
-    }
-    w->pos += n;
-    *out = v;
+    *rest = mb_slice_of(rest->data + size, rest->size - size);
     return true;
 }
 
-/* Head of one value: bytes that follow it, values that follow it. */
+/* Take the bytes of a string or binary off *rest; false if they are cut. */
 static bool
-read_head(struct walk *w, uint64_t *bytes, uint64_t *values)
+take_bytes(struct mb_slice *rest, const struct head *h, struct mb_slice *out)
 {
-    /* Size of length field, bytes of body, for 0xc0 to 0xdf. */
-    static const uint8_t length[32] = {0, 0, 0, 0, 1, 2, 4, 1, 2, 4, 0, 0, 0, 0,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 2, 4, 2, 4};
-    static const uint8_t body[32] = {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 4, 8, 1, 2,
-        4, 8, 1, 2, 4, 8, 2, 3, 5, 9, 17, 0, 0, 0, 0, 0, 0, 0};
-    uint64_t tag;
-    uint64_t n;
-
-    *bytes = 0;
-    *values = 0;
-    if (!read_be(w, 1, &tag))
+    if (h->n > rest->size)
         return false;
-    if (tag < 0x80 || tag >= 0xe0)
-        return true;
-    if (tag < 0x90) {
-        *values = 2 * (tag & 15);
-    } else if (tag < 0xa0) {
-        *values = tag & 15;
-    } else if (tag < 0xc0) {
-        *bytes = tag & 31;
-    } else {
-        if (!read_be(w, length[tag - 0xc0], &n))
-            return false;
-        if (tag >= 0xde)
-            *values = 2 * n;
-        else if (tag >= 0xdc)
-            *values = n;
-        else
-            *bytes = n + body[tag - 0xc0];
-    }
+    *out = mb_slice_of(rest->data, (size_t)h->n);
+    *rest = mb_slice_of(rest->data + out->size, rest->size - out->size);
     return true;
 }
 
-/* Step over one whole value; false if it is cut. */
+/* Take the first value off *rest, with all that is in it. */
 static bool
-skip_value(struct walk *w)
+skip_value(struct mb_slice *rest)
 {
     uint64_t pending = 1;
-
     while (pending > 0) {
-        uint64_t bytes;
-        uint64_t values;
-
-        if (!read_head(w, &bytes, &values) || bytes > w->size - w->pos)
+        struct head h;
+        struct mb_slice body;
+        if (!take_head(rest, &h))
             return false;
-        w->pos += (size_t)bytes;
-        pending += values - 1;
+        pending--;
+        if (h.type == MB_TYPE_ARRAY)
+            pending += h.n;
+        else if (h.type == MB_TYPE_MAP)
+            pending += 2 * h.n;
+        else if ((h.type == MB_TYPE_STR || h.type == MB_TYPE_BIN) &&
+                 !take_bytes(rest, &h, &body))
+            return false;
         // Each value has at least one byte.
-        if (pending > w->size - w->pos)
+        if (pending > rest->size)
             return false;
     }
     return true;
@@ -93,52 +60,61 @@ skip_value(struct walk *w)
 struct mb_slice
 mb_wire_raw_str(struct mb_slice raw)
 {
-    struct walk w = {raw.data, raw.size, 0};
-    uint64_t bytes;
-    uint64_t values;
-    bool is_str;
+    struct head h;
+    struct mb_slice str;
+    if (take_head(&raw, &h) && h.type == MB_TYPE_STR &&
+        take_bytes(&raw, &h, &str))
+        return str;
+    return mb_slice_of(NULL, 0);
+}
 
-    if (raw.size == 0)
+bool
+mb_wire_is_map(struct mb_slice message)
+{
+    struct head h;
+    return take_head(&message, &h) && h.type == MB_TYPE_MAP;
+}
+
+struct mb_slice
+mb_wire_map_body(struct mb_slice map, size_t *n_pairs)
+{
+    struct head h;
+    *n_pairs = 0;
+    if (!take_head(&map, &h) || h.type != MB_TYPE_MAP)
         return mb_slice_of(NULL, 0);
-    is_str = (raw.data[0] >= 0xa0 && raw.data[0] < 0xc0) ||
-             (raw.data[0] >= 0xd9 && raw.data[0] <= 0xdb);
-    if (!is_str || !read_head(&w, &bytes, &values) || bytes > raw.size - w.pos)
-        return mb_slice_of(NULL, 0);
-    return mb_slice_of(raw.data + w.pos, (size_t)bytes);
+    *n_pairs = (size_t)h.n;
+    return map;
 }
 
 void
 mb_wire_peek(struct mb_slice message, const char *const *keys,
     struct mb_slice *values, size_t n)
 {
-    struct walk w = {message.data, message.size, 0};
-    uint64_t bytes;
-    uint64_t n_left;
-
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         values[i] = mb_slice_of(NULL, 0);
-    }
-    if (message.size == 0 ||
-        !((message.data[0] & 0xf0) == 0x80 || message.data[0] >= 0xde) ||
-        message.data[0] >= 0xe0 || !read_head(&w, &bytes, &n_left))
-        return;
-    for (; n_left >= 2; n_left -= 2) {
-        size_t key_at = w.pos;
-        size_t value_at;
-        struct mb_slice key;
-
-        if (!skip_value(&w))
+    size_t n_pairs;
+    struct mb_slice rest = mb_wire_map_body(message, &n_pairs);
+    for (; n_pairs > 0; n_pairs--) {
+        struct mb_slice key = rest;
+        if (!skip_value(&rest))
             return;
-        value_at = w.pos;
-        if (!skip_value(&w))
+        struct mb_slice value = rest;
+        if (!skip_value(&rest))
             return;
-        key = mb_wire_raw_str(
-            mb_slice_of(message.data + key_at, value_at - key_at));
+        key = mb_wire_raw_str(mb_slice_of(key.data, key.size - value.size));
+        value.size -= rest.size;
         for (size_t i = 0; i < n; i++) {
             if (values[i].size == 0 &&
                 mb_slice_equal(key, mb_slice_cstr(keys[i])))
-                values[i] =
-                    mb_slice_of(message.data + value_at, w.pos - value_at);
+                values[i] = value;
         }
     }
+}
+
+struct mb_slice
+mb_wire_find(struct mb_slice map, const char *key)
+{
+    struct mb_slice value;
+    mb_wire_peek(map, &key, &value, 1);
+    return value;
 }

@@ -74,11 +74,40 @@ ask_everything(const struct mb_value *v, struct mb_arena *arena)
     return bad;
 }
 
+/* What is found without a tree is what the tree has. */
+static void
+check_find(struct mb_slice message, const struct mb_value *v)
+{
+    struct mb_slice raw = mb_wire_find(message, "args");
+    const struct mb_value *args = mb_value_get(v, "args");
+    MB_ASSERT((raw.size > 0) == (args != NULL));
+    if (args && args->type == MB_TYPE_STR)
+        MB_ASSERT(mb_slice_equal(args->s, mb_wire_raw_str(raw)));
+}
+
+/* Looking in must not need a check before; what is seen lies inside. */
+static void
+peek_anyway(struct mb_slice message)
+{
+    static const char *const keys[] = {"id", "op", "args"};
+    struct mb_slice values[3];
+    mb_wire_peek(message, keys, values, 3);
+    for (size_t i = 0; i < 3; i++) {
+        if (values[i].size == 0)
+            continue;
+        MB_ASSERT(values[i].data > message.data);
+        MB_ASSERT(
+            values[i].data + values[i].size <= message.data + message.size);
+        MB_ASSERT(mb_wire_raw_str(values[i]).size < values[i].size);
+    }
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct mb_slice message = mb_slice_of(data, size);
     struct mb_error err;
+    peek_anyway(message);
     for (int allow = 0; allow < 2; allow++) {
         struct mb_arena *arena = mb_arena_new((size_t)64 << 20);
         const struct mb_value *v = NULL;
@@ -92,8 +121,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (st == MB_OK) {
             MB_ASSERT(ask_everything(v, arena) <= 8 * 7);
             check_round_trip(v);
-            if (mb_wire_is_map(message))
-                (void)mb_wire_find(message, "args");
+            check_find(message, v);
         } else {
             MB_ASSERT(mb_utf8_is_valid(mb_slice_cstr(err.text), NULL));
         }

@@ -371,6 +371,36 @@ test_find_gives_the_bytes_of_a_value(void **state)
     mb_buffer_fini(&buf);
 }
 
+static void
+test_peek_sees_what_stands_before_the_damage(void **state)
+{
+    MB_TEST_UNUSED(state);
+    // {"id": 7, "op": "ping", "args": <a lie>, ...
+    static const uint8_t broken[] = {0x84, 0xa2, 'i', 'd', 0x07, 0xa2, 'o', 'p',
+        0xa4, 'p', 'i', 'n', 'g', 0xa4, 'a', 'r', 'g', 's', 0xdd, 0xff, 0xff,
+        0xff, 0xff};
+    static const char *const keys[] = {"op", "id", "args", "v"};
+    struct mb_slice values[4];
+    mb_wire_peek(mb_slice_of(broken, sizeof broken), keys, values, 4);
+    assert_slice_str("ping", mb_wire_raw_str(values[0]));
+    assert_slice_str("\x07", values[1]);
+    assert_int_equal(0, values[2].size);
+    assert_int_equal(0, values[3].size);
+    // Of what is no string there is no text.
+    assert_int_equal(0, mb_wire_raw_str(values[1]).size);
+    // At every cut it stays inside.
+    for (size_t n = 0; n < sizeof broken; n++) {
+        uint8_t *cut = mb_alloc(n);
+        memcpy(cut, broken, n);
+        mb_wire_peek(mb_slice_of(cut, n), keys, values, 4);
+        assert_true((values[1].size > 0) == (n >= 5));
+        assert_true((values[0].size > 0) == (n >= 13));
+        mb_free(cut);
+    }
+    mb_wire_peek(mb_slice_cstr("\x93\x01"), keys, values, 4);
+    assert_int_equal(0, values[0].size);
+}
+
 int
 main(void)
 {
@@ -387,6 +417,7 @@ main(void)
         cmocka_unit_test(test_array_of_many_numbers_is_read),
         cmocka_unit_test(test_parse_when_memory_is_short_then_nomem),
         cmocka_unit_test(test_find_gives_the_bytes_of_a_value),
+        cmocka_unit_test(test_peek_sees_what_stands_before_the_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
