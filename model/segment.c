@@ -164,16 +164,32 @@ is_wrapped(uint8_t before, uint8_t after)
            is_letter(after);
 }
 
-/* How good is a cut before text[p], 0 < p < size? After blanks, not before. */
+/* Does the line that begins at p hold something? */
+static bool
+is_line(struct mb_slice text, size_t p)
+{
+    size_t end = p;
+    while (
+        end < text.size && end - p < MAX_BLANKS && is_blank(text.data[end])) {
+        if (text.data[end] == '\n')
+            return false;
+        end++;
+    }
+    return true;
+}
+
+/* How good is a cut before text[p], 0 < p < size? Blanks go with what stands
+ * before them, but the indent of a line with the line. */
 static enum rank
 rank_at(struct mb_slice text, size_t p)
 {
     const uint8_t *b = text.data;
+    bool is_new_line = b[p - 1] == '\n';
     if ((b[p] & 0xc0) == 0x80)
         return RANK_NONE;
     if (!is_blank(b[p - 1]))
         return is_wide_sentence(b, p, text.size) ? RANK_SENTENCE : RANK_CHAR;
-    if (is_blank(b[p]))
+    if (is_new_line ? !is_line(text, p) : is_blank(b[p]))
         return RANK_CHAR;
     size_t end = p; // of what stands before the blanks
     size_t lines = 0;
@@ -181,6 +197,8 @@ rank_at(struct mb_slice text, size_t p)
         end--;
         lines += b[end] == '\n';
     }
+    if (lines > 0 && !is_new_line)
+        return RANK_CHAR;
     if (lines > 1)
         return RANK_PARAGRAPH;
     bool is_end = is_sentence(b, end);
