@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tests/unit/test_wire_parse.c - messages in: good ones, bad ones, limits. */
+#include "mb_render.h"
 #include "mb_test.h"
 #include "mb_vectors.h"
 
@@ -16,55 +17,6 @@ parse(struct mb_slice message, struct mb_arena *arena,
 
 /* ---- good values ---- */
 
-/* The notation of tests/fixtures/wire/values.hex. */
-static void
-render(struct mb_buffer *out, const struct mb_value *v)
-{
-    switch (v->type) {
-    case MB_TYPE_NIL:
-        assert_ok(mb_buffer_append_str(out, "nil"));
-        break;
-    case MB_TYPE_BOOL:
-        assert_ok(mb_buffer_append_str(out, v->b ? "true" : "false"));
-        break;
-    case MB_TYPE_INT:
-        assert_ok(mb_buffer_printf(out, "%lld", (long long)v->i));
-        break;
-    case MB_TYPE_UINT:
-        assert_ok(mb_buffer_printf(out, "u%llu", (unsigned long long)v->u));
-        break;
-    case MB_TYPE_FLOAT:
-        assert_ok(mb_buffer_printf(out, "%gf", v->f));
-        break;
-    case MB_TYPE_STR:
-        assert_ok(mb_buffer_printf(
-            out, "\"%.*s\"", (int)v->s.size, (const char *)v->s.data));
-        break;
-    case MB_TYPE_BIN:
-        assert_ok(mb_buffer_append_str(out, "<"));
-        for (size_t i = 0; i < v->s.size; i++)
-            assert_ok(mb_buffer_printf(out, "%02x", v->s.data[i]));
-        assert_ok(mb_buffer_append_str(out, ">"));
-        break;
-    case MB_TYPE_ARRAY:
-        for (size_t i = 0; i < v->array.n; i++) {
-            assert_ok(mb_buffer_append_str(out, i ? "," : "["));
-            render(out, &v->array.items[i]);
-        }
-        assert_ok(mb_buffer_append_str(out, v->array.n ? "]" : "[]"));
-        break;
-    case MB_TYPE_MAP:
-        for (size_t i = 0; i < v->map.n; i++) {
-            struct mb_slice key = v->map.pairs[i].key;
-            assert_ok(mb_buffer_printf(out, "%s\"%.*s\":", i ? "," : "{",
-                (int)key.size, (const char *)key.data));
-            render(out, &v->map.pairs[i].value);
-        }
-        assert_ok(mb_buffer_append_str(out, v->map.n ? "}" : "{}"));
-        break;
-    }
-}
-
 static void
 check_good(const struct mb_vector *vector, void *arg)
 {
@@ -76,7 +28,7 @@ check_good(const struct mb_vector *vector, void *arg)
     assert_status(MB_OK, parse(message, arena, &v, &err), &err);
     struct mb_buffer text;
     mb_buffer_init(&text, 10000);
-    render(&text, v);
+    mb_render(&text, v);
     assert_slice_str(vector->columns[2], mb_buffer_slice(&text));
     // Written again, it means the same.
     struct mb_buffer again;
@@ -87,7 +39,7 @@ check_good(const struct mb_vector *vector, void *arg)
     assert_int_equal(MB_OK, w.status);
     assert_status(MB_OK, parse(mb_buffer_slice(&again), arena, &v, &err), &err);
     mb_buffer_clear(&text);
-    render(&text, v);
+    mb_render(&text, v);
     assert_slice_str(vector->columns[2], mb_buffer_slice(&text));
     mb_buffer_fini(&again);
     mb_buffer_fini(&text);
