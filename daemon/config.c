@@ -478,6 +478,12 @@ letter_of(const char *name)
                                          : 0;
 }
 
+static bool
+is_switch(const struct config_option *o)
+{
+    return o->type == CONFIG_BOOL && strcmp(o->def, "no") == 0;
+}
+
 struct config_program *
 config_program_new(void)
 {
@@ -502,10 +508,13 @@ config_program_new(void)
         flag_name(o->name, p->names[i], sizeof p->names[i]);
         p->options[i].name = p->names[i];
         p->options[i].letter = letter_of(o->name);
-        p->options[i].value = o->type == CONFIG_BOOL ? "yes|no" : o->unit;
+        // What is off by default is switched on by its bare name.
+        p->options[i].value = o->type != CONFIG_BOOL ? o->unit
+                              : is_switch(o)         ? NULL
+                                                     : "yes|no";
         p->options[i].repeat = o->type == CONFIG_LIST;
         p->options[i].help = o->help;
-        p->options[i].def = o->def[0] != 0 ? o->def : NULL;
+        p->options[i].def = o->def[0] != 0 && !is_switch(o) ? o->def : NULL;
     }
     memcpy(p->options + n, own_options, sizeof own_options);
     p->program = (struct mb_cli_program){
@@ -549,9 +558,10 @@ config_read_flags(
         if (n > 0 && o->type == CONFIG_LIST)
             ((struct config_list *)field_of(cfg, o))->n = 0;
         for (size_t i = 0; i < n; i++) {
+            const char *value = is_switch(o) ? "yes" : mb_cli_nth(cli, name, i);
             struct mb_error cause;
 
-            if (set_option(cfg, o, mb_cli_nth(cli, name, i), &cause) != MB_OK)
+            if (set_option(cfg, o, value, &cause) != MB_OK)
                 return mb_error_set(err, MB_ERR_BAD_ARG, "--%s", cause.text);
         }
     }
