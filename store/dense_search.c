@@ -23,7 +23,7 @@
 
 /* Rows kept for rescoring: int8 scores alone misplace neighbours that are
  * closer to each other than about 0.001. */
-#define RESCORE(k) ((k) + (k) / 2 + 20)
+#define RESCORE(k) ((k) + (k) / 8 + 12)
 /* A lookup of one segment costs as much as passing over this many rows. */
 #define DIRECT_COST 300
 /* nprobe grows with the filter's selectivity s as s to minus this. */
@@ -297,49 +297,19 @@ queue_leaves(const struct search *s, const struct mb_tree *tree,
     return MB_OK;
 }
 
-/* Sums of the leaves that were read, for what the others are like. */
-struct spread {
-    double within; /* sum of n * variance inside each leaf */
-    double room;   /* sum of n * (1 - mean_norm^2) */
-};
-
-/* Add one leaf that was read: sums before and after it. */
-static void
-spread_add(struct spread *sp, const struct scan_sums *before,
-    const struct scan_sums *after, float mean_norm)
-{
-    double n = (double)(after->n - before->n);
-    double sum = after->sum - before->sum;
-
-    if (n > 0) {
-        double within =
-            after->sum_squares - before->sum_squares - sum * sum / n;
-
-        sp->within += within > 0 ? within : 0;
-        sp->room += n * (1.0 - (double)mean_norm * (double)mean_norm);
-    }
-}
-
-/* Count the leaves still in the queue with what the tree knows of them. The
- * variance of the cosine inside a leaf goes with what its mean's length leaves
- * open; the leaves that were read say in which proportion. */
+/* Count the leaves still in the queue with what the tree knows of them. */
 static void
 add_unread(const struct leaf_queue *queue, const struct mb_tree *tree,
-    double n_total, const struct spread *sp, struct scan_sums *sums,
-    double *weight)
+    double n_total, struct scan_sums *sums, double *weight)
 {
-    double factor = sp->room > 0 ? sp->within / sp->room : 0;
-
     for (size_t i = 0; i < queue->n; i++) {
         const struct tree_node *node =
             &tree->nodes[tree->leaf_node[queue->heap[i].segno]];
-        double length = (double)node->mean_norm;
-        double mean = (double)queue->heap[i].score * length;
+        double mean = (double)queue->heap[i].score * (double)node->mean_norm;
         double w = (double)node->share * n_total;
 
         sums->sum += w * mean;
-        sums->sum_squares +=
-            w * (mean * mean + factor * (1.0 - length * length));
+        sums->sum_squares += w * (mean * mean + (double)node->spread);
         *weight += w;
     }
 }
@@ -364,7 +334,6 @@ probe(struct search *s, struct kv_cursor *c, size_t n_probe, double n_total,
 {
     struct dense_tree *tree = NULL;
     struct leaf_queue queue;
-    struct spread spread = {0};
     size_t n_read = 0;
     mb_status st = dense_cache_get(s->t->cache, s->t->txn, s->t->coll,
         s->t->generation, &s->t->record, &tree, err);
@@ -379,17 +348,13 @@ probe(struct search *s, struct kv_cursor *c, size_t n_probe, double n_total,
     while (st == MB_OK && queue.n > 0 &&
            (n_read < n_probe || s->sums.n < s->q->k)) {
         struct candidate leaf = queue_pop(&queue);
-        const struct mb_tree *t = tree->tree;
-        struct scan_sums before = s->sums;
 
         st = scan_lists(s, c, leaf.segno, err);
-        spread_add(&spread, &before, &s->sums,
-            t->nodes[t->leaf_node[leaf.segno]].mean_norm);
         n_read++;
     }
     *weight = (double)s->sums.n;
     if (st == MB_OK) {
-        add_unread(&queue, tree->tree, n_total, &spread, &s->sums, weight);
+        add_unread(&queue, tree->tree, n_total, &s->sums, weight);
     }
     dense_cache_put(s->t->cache, tree);
     return st;

@@ -36,10 +36,14 @@ struct list_chunk {
     const uint8_t *segments; /* little-endian u32 */
 };
 
+/* Inline, since a filtered scan does little else. */
 static inline mb_segno
 list_segment(const struct list_chunk *chunk, size_t i)
 {
-    return mb_get_le32(chunk->segments + 4 * i);
+    const uint8_t *p = chunk->segments + 4 * i;
+
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+           (uint32_t)p[3] << 24;
 }
 
 /* Rows that fit a chunk; at least 7. */

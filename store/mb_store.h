@@ -367,7 +367,7 @@ struct mb_tree; /* a fitted tree, not stored yet */
 struct mb_tree_options {
     uint32_t fanout;      /* 0: 16 */
     uint32_t max_depth;   /* 0: 3 */
-    uint32_t leaf_target; /* vectors a leaf aimed at; 0: 384 */
+    uint32_t leaf_target; /* vectors a leaf aimed at; 0: by n_total */
     uint64_t n_total;     /* vectors that the tree will hold */
     uint64_t flat_below;  /* one leaf below this many; 0: the default */
     double recall_target; /* recall@10 for nprobe; 0: 0.97 */

@@ -18,10 +18,25 @@
 #include <immintrin.h>
 #include <math.h>
 
+/* Lists lie in the map page by page, and hardware stops fetching ahead at a
+ * page's end: lines of the rows to come are asked for this far ahead. Past the
+ * last row that is harmless. */
+#define PREFETCH_BYTES 2048
+
 #define TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define TARGET_AVX512                                                          \
     __attribute__((                                                            \
         target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")))
+
+static inline void
+prefetch_rows(const int8_t *x, size_t bytes)
+{
+    const char *ahead = (const char *)x + PREFETCH_BYTES;
+
+    for (size_t i = 0; i < bytes; i += 64) {
+        _mm_prefetch(ahead + i, _MM_HINT_T0);
+    }
+}
 
 /* ---- AVX2 ---- */
 
@@ -61,6 +76,7 @@ avx2_dot_i8(
         __m256i c = _mm256_setzero_si256();
         __m256i e = _mm256_setzero_si256();
 
+        prefetch_rows(x, 4 * stride);
         for (size_t d = 0; d < stride; d += 32) {
             __m256i v =
                 _mm256_loadu_si256((const __m256i *)(const void *)(q + d));
@@ -203,11 +219,58 @@ dot_f32_row(const float *q, const float *x, size_t dim)
     return sum;
 }
 
+/* Sums of four vectors of eight floats, as one vector of four. */
+TARGET_AVX2 static inline __m128
+sum4_ps(__m256 a, __m256 b, __m256 c, __m256 d)
+{
+    __m256 abcd = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+
+    return _mm_add_ps(
+        _mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
+}
+
+/* acc + products of eight floats. */
+TARGET_AVX2 static inline __m256
+madd_ps(__m256 acc, __m256 q, const float *x)
+{
+    return _mm256_fmadd_ps(q, _mm256_loadu_ps(x), acc);
+}
+
+TARGET_AVX2 static void
+dot_f32_rows4(const float *q, const float *x, size_t dim, float *out)
+{
+    __m256 a = _mm256_setzero_ps();
+    __m256 b = _mm256_setzero_ps();
+    __m256 c = _mm256_setzero_ps();
+    __m256 e = _mm256_setzero_ps();
+    size_t d = 0;
+
+    for (; d + 8 <= dim; d += 8) {
+        __m256 v = _mm256_loadu_ps(q + d);
+
+        a = madd_ps(a, v, x + d);
+        b = madd_ps(b, v, x + dim + d);
+        c = madd_ps(c, v, x + 2 * dim + d);
+        e = madd_ps(e, v, x + 3 * dim + d);
+    }
+    _mm_storeu_ps(out, sum4_ps(a, b, c, e));
+    for (; d < dim; d++) {
+        for (size_t r = 0; r < 4; r++) {
+            out[r] += q[d] * x[r * dim + d];
+        }
+    }
+}
+
 TARGET_AVX2 static void
 avx2_dot_f32(
     const float *q, const float *rows, size_t n, size_t dim, float *out)
 {
-    for (size_t i = 0; i < n; i++) {
+    size_t i = 0;
+
+    for (; i + 4 <= n; i += 4) {
+        dot_f32_rows4(q, rows + i * dim, dim, out + i);
+    }
+    for (; i < n; i++) {
         out[i] = dot_f32_row(q, rows + i * dim, dim);
     }
 }
@@ -336,7 +399,10 @@ avx512_dot_i8(
     bias = _mm_set1_epi32(128 * q_sum);
     for (; i + 4 <= n; i += 4) {
         const int8_t *x = codes + i * stride;
-        __m128i sums = fold4_epi32(dot_row_avx512(q, x, stride),
+        __m128i sums;
+
+        prefetch_rows(x, 4 * stride);
+        sums = fold4_epi32(dot_row_avx512(q, x, stride),
             dot_row_avx512(q, x + stride, stride),
             dot_row_avx512(q, x + 2 * stride, stride),
             dot_row_avx512(q, x + 3 * stride, stride));

@@ -11,12 +11,12 @@
 #include <string.h>
 
 #include "internal.h"
+#include "record.h"
 #include "tree_fit.h"
 #include "vindex.h"
 
 /* Fields of a node record before the centroid. */
-#define RECORD_HEAD 32
-#define RECORD_TAIL 4 /* checksum */
+#define RECORD_HEAD 36
 
 /* ---- making ---- */
 
@@ -350,7 +350,7 @@ mb_tree_route(
 size_t
 tree_record_size(size_t dim)
 {
-    return RECORD_HEAD + 4 * dim + RECORD_TAIL;
+    return RECORD_HEAD + 4 * dim + RECORD_CHECKSUM;
 }
 
 void
@@ -358,7 +358,6 @@ tree_record_encode(const struct mb_tree *tree, uint32_t node, uint8_t *out)
 {
     const struct tree_node *n = &tree->nodes[node];
     const float *centroid = tree->centroids + (size_t)node * tree->dim;
-    size_t size = tree_record_size(tree->dim);
 
     mb_put_le32(out, n->parent);
     mb_put_le32(out + 4, n->level);
@@ -368,11 +367,11 @@ tree_record_encode(const struct mb_tree *tree, uint32_t node, uint8_t *out)
     mb_put_le32(out + 20, n->n_leaves);
     mb_put_lef32(out + 24, n->share);
     mb_put_lef32(out + 28, n->mean_norm);
+    mb_put_lef32(out + 32, n->spread);
     for (size_t d = 0; d < tree->dim; d++) {
         mb_put_lef32(out + RECORD_HEAD + 4 * d, centroid[d]);
     }
-    mb_put_le32(out + size - RECORD_TAIL,
-        (uint32_t)mb_hash64(out, size - RECORD_TAIL, 0));
+    record_seal(out, tree_record_size(tree->dim));
 }
 
 mb_status
@@ -381,9 +380,7 @@ tree_record_decode(
 {
     const uint8_t *p = record.data;
 
-    if (record.size != tree_record_size(dim) ||
-        mb_get_le32(p + record.size - RECORD_TAIL) !=
-            (uint32_t)mb_hash64(p, record.size - RECORD_TAIL, 0)) {
+    if (record.size != tree_record_size(dim) || !record_is_sound(record)) {
         return MB_ERR_CORRUPT;
     }
     node->parent = mb_get_le32(p);
@@ -394,6 +391,7 @@ tree_record_decode(
     node->n_leaves = mb_get_le32(p + 20);
     node->share = mb_get_lef32(p + 24);
     node->mean_norm = mb_get_lef32(p + 28);
+    node->spread = mb_get_lef32(p + 32);
     for (size_t d = 0; centroid != NULL && d < dim; d++) {
         centroid[d] = mb_get_lef32(p + RECORD_HEAD + 4 * d);
     }

@@ -23,6 +23,7 @@ struct tree_node {
     uint32_t n_leaves;
     float share;     /* part of the sample that was below it */
     float mean_norm; /* length of the mean of that part: 1 if all are alike */
+    float spread;    /* leaves: variance of the cosine with a query like them */
 };
 
 struct mb_tree {

@@ -17,14 +17,16 @@
 #include "tree.h"
 #include "vindex.h"
 
-#define DEFAULT_FANOUT      16
-#define DEFAULT_DEPTH       3
-#define DEFAULT_LEAF_TARGET 384
-#define MAX_FANOUT          1024
-#define MAX_DEPTH           8
-#define LEAF_SLACK          1.5 /* times leaf_target: not worth a split yet */
-#define TRAIN_PER_CENTROID  128
-#define SAMPLE_PER_CHILD    8 /* members a child must be able to have */
+#define DEFAULT_FANOUT     16
+#define DEFAULT_DEPTH      3
+#define MIN_LEAF_TARGET    256
+#define MAX_FANOUT         1024
+#define MAX_DEPTH          8
+#define LEAF_SLACK         1.5 /* times leaf_target: not worth a split yet */
+#define TRAIN_PER_CENTROID 128
+#define SAMPLE_PER_CHILD   8  /* members a child must be able to have */
+#define SPREAD_QUERIES     32 /* pairs that the spread of a leaf is taken from */
+#define SPREAD_MEMBERS     32
 
 /* The tree while it grows. */
 struct fit {
@@ -135,6 +137,65 @@ split_node(void *arg, size_t i)
     }
 out:
     mb_free(rows);
+}
+
+/* ---- spread ---- */
+
+/* Mean over queries of the variance of their cosine with rows (n, dim). */
+static double
+variance_of(const struct scan_kernels *kernels, const float *queries,
+    size_t n_queries, const float *rows, size_t n, size_t dim)
+{
+    float score[SPREAD_MEMBERS];
+    double total = 0;
+
+    for (size_t q = 0; q < n_queries; q++) {
+        double sum = 0;
+        double squares = 0;
+
+        kernels->dot_f32(queries + q * dim, rows, n, dim, score);
+        for (size_t i = 0; i < n; i++) {
+            sum += (double)score[i];
+            squares += (double)score[i] * (double)score[i];
+        }
+        total += squares / (double)n - sum / (double)n * (sum / (double)n);
+    }
+    return total > 0 ? total / (double)n_queries : 0;
+}
+
+/* Fill in the spread of all leaves, from members drawn at random. */
+static mb_status
+measure_spread(struct fit *f)
+{
+    const struct scan_kernels *kernels = scan_best();
+    size_t n_queries = 0;
+    float *queries;
+    struct mb_rng rng;
+
+    mb_rng_init(&rng, f->opt.seed);
+    queries = draw_rows(f, f->order, f->n, SPREAD_QUERIES, &rng, &n_queries);
+    if (queries == NULL) {
+        return MB_ERR_NOMEM;
+    }
+    for (uint32_t i = 0; i < f->n_nodes; i++) {
+        size_t n = 0;
+        float *rows;
+
+        if (f->nodes[i].n_children > 0) {
+            continue;
+        }
+        rows = draw_rows(
+            f, f->order + f->begin[i], f->size[i], SPREAD_MEMBERS, &rng, &n);
+        if (rows == NULL) {
+            mb_free(queries);
+            return MB_ERR_NOMEM;
+        }
+        f->nodes[i].spread =
+            (float)variance_of(kernels, queries, n_queries, rows, n, f->dim);
+        mb_free(rows);
+    }
+    mb_free(queries);
+    return MB_OK;
 }
 
 /* ---- growing ---- */
@@ -316,10 +377,23 @@ grow(struct fit *f, struct mb_error *err)
         st = grow_level(f, from, to, err);
         from = to;
     }
+    if (st == MB_OK && measure_spread(f) != MB_OK) {
+        st = mb_error_set(err, MB_ERR_NOMEM, "tree of %u nodes", f->n_nodes);
+    }
     return st;
 }
 
 /* ---- public ---- */
+
+/* A query scores all leaf centroids and then some leaves: both cost the same
+ * where leaves are as large as they are many. */
+static uint32_t
+default_leaf_target(uint64_t n_total)
+{
+    double target = 0.8 * sqrt((double)n_total);
+
+    return target < MIN_LEAF_TARGET ? MIN_LEAF_TARGET : (uint32_t)target;
+}
 
 static mb_status
 take_options(
@@ -328,11 +402,12 @@ take_options(
     f->opt = *opt;
     f->opt.fanout = opt->fanout == 0 ? DEFAULT_FANOUT : opt->fanout;
     f->opt.max_depth = opt->max_depth == 0 ? DEFAULT_DEPTH : opt->max_depth;
-    f->opt.leaf_target =
-        opt->leaf_target == 0 ? DEFAULT_LEAF_TARGET : opt->leaf_target;
     f->opt.flat_below =
         opt->flat_below == 0 ? TREE_FLAT_BELOW : opt->flat_below;
     f->opt.n_total = opt->n_total < f->n ? f->n : opt->n_total;
+    if (f->opt.leaf_target == 0) {
+        f->opt.leaf_target = default_leaf_target(f->opt.n_total);
+    }
     if (f->opt.fanout < 2 || f->opt.fanout > MAX_FANOUT) {
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "fan-out %u is not within 2 to %d", f->opt.fanout, MAX_FANOUT);
