@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * membank.h - talk to membankd, the daemon with a long memory.
+ * client/membank.h - talk to membankd, the daemon with a long memory.
  *
  * This header and libmembank are all that a program needs. Link with
  * `pkg-config --cflags --libs membank` or CMake's membank::membank.
