@@ -263,9 +263,12 @@ dense_tree_store(struct kv_txn *txn, mb_collection_id coll, uint32_t generation,
 {
     size_t size = tree_record_size(tree->dim);
     uint8_t *record = mb_alloc(size);
-    uint64_t sum = mb_hash64(&tree->n_nodes, sizeof(tree->n_nodes), 0);
+    uint8_t count[4];
+    uint64_t sum;
     mb_status st = record == NULL ? MB_ERR_NOMEM : MB_OK;
 
+    mb_put_le32(count, tree->n_nodes);
+    sum = mb_hash64(count, sizeof(count), 0);
     for (uint32_t i = 0; st == MB_OK && i < tree->n_nodes; i++) {
         struct kv_key key;
 
