@@ -28,6 +28,8 @@
 #define DIRECT_COST 300
 /* nprobe grows with the filter's selectivity s as s to minus this. */
 #define FILTER_EXPONENT 0.5
+/* From this part of the leaves on, all in their order on disk cost less. */
+#define WHOLE_PART 0.6
 
 /* One search. Arrays are in the arena of the request. */
 struct search {
@@ -153,16 +155,21 @@ pass_filter(struct search *s, const struct list_chunk *chunk)
     return n;
 }
 
-/* Score the first n of s->rows. Where most of a chunk passed, all its rows in
+/* Score the first n of s->rows. Where many of a chunk passed, all its rows in
  * one go are cheaper than each alone. */
 static void
 scan_some_rows(struct search *s, const struct list_chunk *chunk, size_t n)
 {
     bool all = n * 3 >= chunk->n;
+    float least = threshold(s);
 
     if (all) {
+        struct scan_sums ignored = {0};
+
         s->kernels->dot_i8(
             s->codes, chunk->codes, chunk->n, s->stride, s->dots);
+        (void)s->kernels->scale(
+            s->dots, s->q_scale, chunk->scales, chunk->n, s->scores, &ignored);
     }
     for (size_t i = 0; i < n; i++) {
         size_t row = s->rows[i];
@@ -171,14 +178,18 @@ scan_some_rows(struct search *s, const struct list_chunk *chunk, size_t n)
         if (!all) {
             s->kernels->dot_i8(s->codes, chunk->codes + row * s->stride, 1,
                 s->stride, &s->dots[row]);
+            (void)s->kernels->scale(&s->dots[row], s->q_scale,
+                chunk->scales + 4 * row, 1, &s->scores[row], &s->sums);
         }
-        score = (float)s->dots[row] *
-                (s->q_scale * mb_get_lef32(chunk->scales + 4 * row));
-        s->sums.sum += (double)score;
-        s->sums.sum_squares += (double)score * (double)score;
-        s->sums.n++;
-        if (score >= threshold(s)) {
+        score = s->scores[row];
+        if (all) {
+            s->sums.sum += (double)score;
+            s->sums.sum_squares += (double)score * (double)score;
+            s->sums.n++;
+        }
+        if (score >= least) {
             keep(s, list_segment(chunk, row), score);
+            least = threshold(s);
         }
     }
 }
@@ -314,7 +325,7 @@ add_unread(const struct leaf_queue *queue, const struct mb_tree *tree,
     }
 }
 
-/* How many leaves to read, the filter's narrowness in mind. */
+/* How many leaves to read, at least 1, the filter's narrowness in mind. */
 static size_t
 leaves_to_probe(const struct search *s, double selectivity)
 {
@@ -325,7 +336,7 @@ leaves_to_probe(const struct search *s, double selectivity)
         return n_leaves;
     }
     n = ceil(n * pow(selectivity, -FILTER_EXPONENT));
-    return n < 1 ? 1 : n > (double)n_leaves ? n_leaves : (size_t)n;
+    return n >= WHOLE_PART * (double)n_leaves ? n_leaves : (size_t)n;
 }
 
 static mb_status
