@@ -23,7 +23,7 @@ struct environment {
 static const struct environment environment[] = {
     {"XDG_RUNTIME_DIR", "folder of the default endpoint, "
                         "ipc://$XDG_RUNTIME_DIR/membank.sock"},
-    {"MEMBANK_ENDPOINT", "endpoint that clients connect to by default"},
+    {"MEMBANK_ENDPOINT", "endpoint that the tools connect to if none is given"},
     {"NO_COLOR", "if set, nothing is coloured"},
     {NULL, NULL},
 };

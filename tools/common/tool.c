@@ -7,7 +7,7 @@
 #include "tool.h"
 
 #include <errno.h>
-#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "json.h"
@@ -116,6 +116,8 @@ tool_connect(
         st = read_keys(&keys, mb_cli_str(cli, "keys"), err);
     if (st == MB_OK) {
         opt.endpoint = mb_cli_str(cli, "connect");
+        if (opt.endpoint == NULL)
+            opt.endpoint = getenv("MEMBANK_ENDPOINT");
         opt.timeout_ms = (unsigned)(timeout * 1000);
         opt.server_key = keys.server_key;
         opt.public_key = keys.public_key;
