@@ -78,6 +78,8 @@ for f in sources:
     for name in re.findall(r'^#include "([^"]+)"', text[f], re.M):
         base = os.path.basename(name)
         home = where.get(base)
+        if home is None and base.endswith("_html.h"):
+            continue  # made by the build, see cmake/Embed.cmake
         if home is None:
             say(f, f"includes {name}, which is not in the tree")
         elif home not in may.get(here, set()):
@@ -92,7 +94,8 @@ homes = {
     r"lmdb\.h": ["store/kv.c"],
     r"faiss/": ["store/vindex.c", "store/faiss_shim.cpp",
                 "store/faiss_shim.h"],
-    r"cblas\.h": ["model/blas.c"],
+    # store and model do not know each other: each has one file of BLAS.
+    r"cblas\.h": ["model/blas.c", "store/vindex.c"],
     r"msgpack": ["client/wire/"],
     r"zmq\.h": ["daemon/server.c", "client/client.c"],
     r"zstd\.h": ["store/text.c", "tools/common/"],
