@@ -589,11 +589,15 @@ membank_fd(const struct membank *mb)
 
 /* ---- open and close ---- */
 
+/* As membank.h says; the tools and the daemon have the same default. */
 static void
 default_endpoint(char *out, size_t size)
 {
+    const char *named = getenv("MEMBANK_ENDPOINT");
     const char *dir = getenv("XDG_RUNTIME_DIR");
-    if (dir && dir[0] == '/')
+    if (named && named[0])
+        snprintf(out, size, "%s", named);
+    else if (dir && dir[0] == '/')
         snprintf(out, size, "ipc://%s/membank.sock", dir);
     else
         snprintf(

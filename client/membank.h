@@ -121,9 +121,10 @@ struct membank;
 
 /* Zero is the default everywhere. Strings are copied. */
 struct membank_options {
-    /* "ipc:///run/membank.sock", "tcp://127.0.0.1:7711". NULL: the daemon's
-     * default, ipc://$XDG_RUNTIME_DIR/membank.sock, or
-     * ipc:///tmp/membank-UID.sock where that is unset. */
+    /* "ipc:///run/membank.sock", "tcp://127.0.0.1:7711". NULL: what
+     * MEMBANK_ENDPOINT says, or the daemon's own default,
+     * ipc://$XDG_RUNTIME_DIR/membank.sock, or ipc:///tmp/membank-UID.sock
+     * where that is unset. */
     const char *endpoint;
     unsigned timeout_ms;         /* of each call; 0: 30,000 */
     unsigned connect_timeout_ms; /* of it, to find a daemon; 0: 5,000 */

@@ -18,6 +18,8 @@ ids = itertools.count(1)
 
 
 def default_endpoint():
+    if os.environ.get("MEMBANK_ENDPOINT"):
+        return os.environ["MEMBANK_ENDPOINT"]
     folder = os.environ.get("XDG_RUNTIME_DIR", "")
     if folder.startswith("/"):
         return f"ipc://{folder}/membank.sock"

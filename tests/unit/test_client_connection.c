@@ -78,6 +78,11 @@ test_open_without_options_uses_the_default_endpoint(void **state)
     MB_TEST_UNUSED(state);
     struct membank *mb = NULL;
     setenv("XDG_RUNTIME_DIR", "/tmp/nowhere", 1);
+    setenv("MEMBANK_ENDPOINT", "ipc:///tmp/elsewhere", 1);
+    assert_int_equal(MEMBANK_OK, membank_open(NULL, &mb, NULL));
+    assert_string_equal("ipc:///tmp/elsewhere", membank_endpoint(mb));
+    membank_close(mb);
+    unsetenv("MEMBANK_ENDPOINT");
     assert_int_equal(MEMBANK_OK, membank_open(NULL, &mb, NULL));
     assert_string_equal(
         "ipc:///tmp/nowhere/membank.sock", membank_endpoint(mb));
