@@ -185,8 +185,8 @@ on_applied(
         call_begin(c);
         c->write_result(c, op);
     }
-    mb_op_free(op);
     call_finish(c, st, err);
+    mb_op_free(op); // err lies in it
 }
 
 mb_status
