@@ -20,6 +20,7 @@
 #define QUESTION_WORDS 8u
 #define SAMPLE_DOCS    200u
 #define PUT_BATCH      500u
+#define PUT_TRIES      50u
 #define RECALL_QUERIES 300u
 #define PER_CLUSTER    100u /* vectors around one centre */
 #define SPREAD         0.9  /* of a cluster, beside the centre's length 1 */
@@ -370,12 +371,22 @@ write_vector(struct mb_writer *w, const float *v, size_t dim)
     mb_write_bin(w, mb_slice_of(bytes, 4 * dim));
 }
 
+static void
+rest(void)
+{
+    struct timespec t = {0, 200000000};
+
+    (void)nanosleep(&t, NULL);
+}
+
+/* Busy, or a tree that was just exchanged: the daemon asks to try again. */
 static mb_status
 put_rows(struct vectors *x, size_t from, size_t to, struct mb_buffer *args,
     struct mb_error *err)
 {
     struct mb_writer w;
     uint64_t ns;
+    mb_status st = MB_OK;
 
     mb_buffer_clear(args);
     mb_writer_init(&w, args);
@@ -395,7 +406,13 @@ put_rows(struct vectors *x, size_t from, size_t to, struct mb_buffer *args,
     }
     if (w.status != MB_OK)
         return mb_error_set(err, w.status, "request");
-    return bench_call(x->b->client, "put", args, &ns, NULL, err);
+    for (unsigned i = 0; i < PUT_TRIES; i++) {
+        st = bench_call(x->b->client, "put", args, &ns, NULL, err);
+        if (st == MB_OK || !mb_status_may_retry(st))
+            break;
+        rest();
+    }
+    return st;
 }
 
 /* True once no job of the daemon runs or waits. */
@@ -446,18 +463,8 @@ build_tree(struct vectors *x, struct progress *progress, struct mb_error *err)
     mb_buffer_fini(&args);
     // Done three times in a row: the job may not have begun at the first look.
     while (st == MB_OK && quiet < 3) {
-        struct membank_error cause;
-        struct membank_reply *reply = NULL;
-
         progress_show(progress, -1, "waiting for the tree ...");
-        // Nothing is in flight: this only waits.
-        if (membank_poll(x->b->client, 200, &reply, &cause) ==
-            MEMBANK_ERR_NOT_FOUND) {
-            struct timespec t = {0, 200000000};
-
-            (void)nanosleep(&t, NULL);
-        }
-        membank_reply_free(reply);
+        rest();
         st = jobs_are_done(x, &done, err);
         quiet = done ? quiet + 1 : 0;
     }
