@@ -22,8 +22,8 @@
 #define PUT_BATCH      500u
 #define PUT_TRIES      50u
 #define RECALL_QUERIES 300u
-#define PER_CLUSTER    100u /* vectors around one centre */
-#define SPREAD         0.9  /* of a cluster, beside the centre's length 1 */
+#define SPREAD         0.6 /* of a cluster, beside that of the centres */
+#define ZIPF           0.7 /* how the clusters' sizes fall */
 #define HYBRID_P50_MS  2.0
 #define HYBRID_P99_MS  10.0
 #define VECTOR_MS      0.25 /* above the ping */
@@ -292,7 +292,7 @@ struct vectors {
     size_t n;
     size_t dim;
     size_t n_centres;
-    float *centres; /* (n_centres, dim) row-major, unit rows */
+    float *centres; /* (n_centres, dim) row-major */
     float *rows;    /* (n, dim) */
     float *queries; /* (n_queries, dim) */
     size_t n_queries;
@@ -311,26 +311,48 @@ scale(float *v, size_t dim)
     }
 }
 
+/* Add normal numbers whose size falls along the dimensions, as the spectrum of
+ * real embeddings does. */
 static void
-random_unit(float *v, size_t dim, struct mb_rng *rng)
+add_normal(float *v, size_t dim, double size, struct mb_rng *rng)
 {
     for (size_t i = 0; i < dim; i++) {
-        v[i] = (float)mb_rng_normal(rng);
+        v[i] += (float)(size * mb_rng_normal(rng) / sqrt(1 + (double)i / 8));
     }
-    scale(v, dim);
 }
 
-/* A point near some centre. */
+/* A fixed rotation (signs, then butterflies), so that no dimension is larger
+ * than the others; products of two rows stay as they are. */
+static void
+rotate(float *v, size_t dim)
+{
+    for (uint32_t i = 0; i < dim; i++) {
+        if ((mb_hash64(&i, sizeof i, 1) & 1) != 0)
+            v[i] = -v[i];
+    }
+    for (size_t step = 1; step < dim; step *= 2) {
+        for (size_t i = 0; i + step < dim; i++) {
+            float x = v[i];
+            float y = v[i + step];
+
+            if ((i & step) != 0)
+                continue;
+            v[i] = (x + y) * 0.70710678f;
+            v[i + step] = (x - y) * 0.70710678f;
+        }
+    }
+}
+
+/* A point near some centre; early centres are chosen more often. */
 static void
 random_near(const struct vectors *x, float *v, struct mb_rng *rng)
 {
-    const float *c =
-        x->centres + (size_t)mb_rng_below(rng, x->n_centres) * x->dim;
-    double each = SPREAD / sqrt((double)x->dim);
+    double u = pow(mb_rng_double(rng), 1 / (1 - ZIPF));
+    size_t centre = (size_t)(u * (double)x->n_centres);
 
-    for (size_t i = 0; i < x->dim; i++) {
-        v[i] = (float)((double)c[i] + each * mb_rng_normal(rng));
-    }
+    memcpy(v, x->centres + centre * x->dim, x->dim * sizeof *v);
+    add_normal(v, x->dim, SPREAD, rng);
+    rotate(v, x->dim);
     scale(v, x->dim);
 }
 
@@ -339,7 +361,7 @@ make_vectors(struct vectors *x, struct mb_error *err)
 {
     struct mb_rng rng;
 
-    x->n_centres = x->n / PER_CLUSTER + 1;
+    x->n_centres = (size_t)(3 * sqrt((double)x->n)) + 1;
     x->n_queries = RECALL_QUERIES;
     x->centres = mb_calloc(x->n_centres * x->dim, sizeof(float));
     x->rows = mb_calloc(x->n * x->dim, sizeof(float));
@@ -349,7 +371,7 @@ make_vectors(struct vectors *x, struct mb_error *err)
             err, MB_ERR_NOMEM, "%zu vectors of %zu", x->n, x->dim);
     mb_rng_init(&rng, x->b->seed);
     for (size_t i = 0; i < x->n_centres; i++) {
-        random_unit(x->centres + i * x->dim, x->dim, &rng);
+        add_normal(x->centres + i * x->dim, x->dim, 1, &rng);
     }
     for (size_t i = 0; i < x->n; i++) {
         random_near(x, x->rows + i * x->dim, &rng);
