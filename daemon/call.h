@@ -34,6 +34,7 @@ struct call {
     struct dispatch_task task; /* to look whether a put is searchable */
     char collection[MB_MAX_COLLECTION_NAME + 1]; /* that it waits for */
     mb_collection_id collection_id;
+    bool is_barrier;   /* it waits until no refit is due */
     struct call *next; /* in a list of those that wait */
 };
 

@@ -506,11 +506,14 @@ COMMAND_HANDLER(cmd_put)
             c->d->indexer, w, c->arena, &a.coll, docs, n, &put, &c->err);
     if (st != MB_OK)
         return st;
+    *later = n > 0 || a.searchable;
     if (n == 0) {
         write_put_result(c, &(struct mb_put_result){0});
+        c->is_barrier = true;
+        if (a.searchable)
+            jobs_finish_when_searchable(c->d->jobs, c, &a.coll);
         return MB_OK;
     }
-    *later = true;
     server_drop_body(c->rq);
     indexer_submit(
         put, w, a.searchable ? on_put_searchable : on_put_durable, c);

@@ -233,9 +233,9 @@ job_end(
     struct call *call;
 
     (void)pthread_mutex_lock(&j->lock);
-    job->state = st == MB_OK              ? JOB_DONE
-                 : st == MB_ERR_CANCELLED ? JOB_CANCELLED
-                                          : JOB_FAILED;
+    job->state = st == MB_OK                                    ? JOB_DONE
+                 : st == MB_ERR_CANCELLED || st == MB_ERR_STALE ? JOB_CANCELLED
+                                                                : JOB_FAILED;
     job->ended_ms = mb_clock_wall_ms();
     job->err = *err;
     if (st == MB_OK)
@@ -350,23 +350,59 @@ jobs_want_refit(struct jobs *j, mb_collection_id coll)
     (void)pthread_mutex_unlock(&j->lock);
 }
 
-/* Must this put wait for a first fit? On a worker. */
+/* What the dense index of a collection needs. */
+enum need {
+    NEED_NOTHING,
+    NEED_WHEN_QUIET, /* has doubled since its last fit */
+    NEED_NOW         /* has none, or has grown four times */
+};
+
+static enum need
+need_of(const struct config *cfg, const struct mb_collection *coll)
+{
+    uint64_t fitted = coll->fitted_segments > 0 ? coll->fitted_segments : 1;
+
+    if (!cfg->refit)
+        return NEED_NOTHING;
+    if (coll->settings.embedding == MB_EMBED_CLIENT)
+        return coll->n_vectors >= cfg->flat_below &&
+                       coll->n_vectors >= 4 * fitted
+                   ? NEED_NOW
+                   : NEED_NOTHING;
+    if (coll->settings.embedding != MB_EMBED_LSA ||
+        coll->n_segments < cfg->refit_min_segments)
+        return NEED_NOTHING;
+    if (coll->generation == 0 || coll->n_segments >= 4 * fitted)
+        return NEED_NOW;
+    return coll->n_segments >= 2 * fitted ? NEED_WHEN_QUIET : NEED_NOTHING;
+}
+
+/* Has a waiting put what it waits for? One that brought documents: a served
+ * generation, as their vectors are written with them. An empty one is a
+ * barrier and waits until nothing is due. */
+static bool
+is_served(const struct config *cfg, const struct mb_collection *coll,
+    const struct call *c)
+{
+    enum need need = need_of(cfg, coll);
+
+    return need == NEED_NOTHING || (!c->is_barrier && coll->generation != 0);
+}
+
+/* Must this put wait for a fit? On a worker. */
 static bool
 must_wait(struct jobs *j, const struct call *c)
 {
-    const struct config *cfg = daemon_config(j->d);
     struct mb_snapshot *snap;
     struct mb_collection coll;
     bool wait;
 
-    if (!cfg->refit || is_stopping(j) ||
-        mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK)
+    if (mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK)
         return false;
     wait = mb_collection_get(snap, mb_slice_cstr(c->collection), &coll, NULL) ==
                MB_OK &&
-           coll.id == c->collection_id && coll.generation == 0 &&
-           coll.settings.embedding == MB_EMBED_LSA &&
-           coll.n_segments >= cfg->refit_min_segments;
+           coll.id == c->collection_id &&
+           !is_served(daemon_config(j->d), &coll, c);
     mb_snapshot_end(snap);
     return wait;
 }
@@ -494,32 +530,36 @@ jobs_expire(struct jobs *j, uint64_t now_ns)
 
 /* ---- mb-job: when is a refit due? ---- */
 
-/* The time at which coll is due for a refit: 0 now, NO_TIME not as it is. */
-static uint64_t
-due_at(const struct config *cfg, const struct mb_collection *coll,
-    const struct watch *w)
+/* Does an empty put wait for this collection? Under the lock. */
+static bool
+has_barrier(const struct jobs *j, mb_collection_id coll)
 {
-    uint64_t quiet_at = w->changed_ns + cfg->refit_quiet_ms * 1000000u;
-    uint64_t fitted = coll->fitted_segments > 0 ? coll->fitted_segments : 1;
-    uint64_t at = NO_TIME;
-
-    if (coll->settings.embedding == MB_EMBED_LSA) {
-        if (w->wanted && coll->n_segments >= 2)
-            return 0;
-        if (!cfg->refit || coll->n_segments < cfg->refit_min_segments)
-            return NO_TIME;
-        if (coll->generation == 0 || coll->n_segments >= 4 * fitted)
-            at = 0;
-        else if (coll->n_segments >= 2 * fitted)
-            at = quiet_at;
-    } else if (coll->settings.embedding == MB_EMBED_CLIENT) {
-        if (w->wanted && coll->n_vectors >= 2)
-            return 0;
-        if (cfg->refit && coll->n_vectors >= cfg->flat_below &&
-            coll->n_vectors >= 4 * fitted)
-            at = 0;
+    for (const struct call *c = j->waiters; c != NULL; c = c->next) {
+        if (c->collection_id == coll && c->is_barrier)
+            return true;
     }
-    return at != NO_TIME && at < w->not_before_ns ? w->not_before_ns : at;
+    return false;
+}
+
+/* The time at which coll is due for a refit: 0 now, NO_TIME not as it is.
+ * Under the lock. */
+static uint64_t
+due_at(const struct jobs *j, const struct config *cfg,
+    const struct mb_collection *coll, const struct watch *w)
+{
+    enum need need = need_of(cfg, coll);
+    uint64_t n = coll->settings.embedding == MB_EMBED_CLIENT ? coll->n_vectors
+                                                             : coll->n_segments;
+    uint64_t at;
+
+    if (w->wanted && n >= 2)
+        return 0;
+    if (need == NEED_NOTHING)
+        return NO_TIME;
+    at = need == NEED_NOW || has_barrier(j, coll->id)
+             ? 0
+             : w->changed_ns + cfg->refit_quiet_ms * 1000000u;
+    return at < w->not_before_ns ? w->not_before_ns : at;
 }
 
 /* Look at one collection; true if it is due. Else *next may become sooner. */
@@ -540,7 +580,7 @@ look_at(struct jobs *j, const struct mb_collection *coll, uint64_t now,
             w->next_segno = coll->next_segno;
             w->changed_ns = now;
         }
-        at = due_at(cfg, coll, w);
+        at = due_at(j, cfg, coll, w);
         if (at <= now)
             w->wanted = false;
     }
@@ -566,11 +606,8 @@ is_settled(const struct call *c, const void *arg)
     const struct census *census = arg;
 
     for (size_t i = 0; i < census->n; i++) {
-        const struct mb_collection *coll = &census->list[i];
-
-        if (coll->id == c->collection_id)
-            return coll->generation != 0 || !census->cfg->refit ||
-                   coll->n_segments < census->cfg->refit_min_segments;
+        if (census->list[i].id == c->collection_id)
+            return is_served(census->cfg, &census->list[i], c);
     }
     return true;
 }
@@ -652,11 +689,11 @@ refit(struct jobs *j, const struct mb_collection *coll)
     (void)pthread_mutex_lock(&j->lock);
     j->changed = true;
     w = watch_of(j, coll->id);
-    if (w != NULL && st != MB_OK)
+    if (w != NULL && st != MB_OK && st != MB_ERR_STALE)
         w->not_before_ns = mb_clock_ns() + RETRY_NS;
     (void)pthread_mutex_unlock(&j->lock);
     // Dense search is ready, or will not be soon: either way nobody waits.
-    finish_all(st == MB_OK || is_stopping(j)
+    finish_all(st == MB_OK || st == MB_ERR_STALE || is_stopping(j)
                    ? NULL
                    : take_waiters(j, is_of_collection, coll),
         MB_ERR_TIMEOUT, "stored, but the embedding could not be fitted");

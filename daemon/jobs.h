@@ -36,7 +36,8 @@ void jobs_free(struct jobs *jobs);
  * for a refit. Quick, no store call. */
 void jobs_note_change(struct jobs *jobs);
 /* Answer `call` (a put; takes it, with its result) once dense search finds
- * what coll holds now: at once if a generation is served or none is due. */
+ * what coll holds now: at once if a generation is served or none is due. With
+ * call->is_barrier: once no refit is due. */
 void jobs_finish_when_searchable(
     struct jobs *jobs, struct call *call, const struct mb_collection *coll);
 /* Refit this collection soon, due or not. */

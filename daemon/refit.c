@@ -19,6 +19,7 @@
 #define BATCH         8192  /* segments of one add */
 #define MAX_TERMS     65536 /* of a segment; a title may be long */
 #define CATCH_UP      4096  /* as few may be missing when the gate closes */
+#define OUTGROWN      4     /* times what it was fitted on */
 #define MAX_ROUNDS    8     /* of catching up before it closes anyway */
 #define TREE_SAMPLE   50000 /* vectors that a tree of clients is fitted on */
 #define MEASURE_WITH  200   /* queries that measure recall */
@@ -33,7 +34,8 @@
 /* One refit under way. */
 struct build {
     struct refit *r;
-    uint32_t old; /* served before, 0 if none */
+    uint32_t old;      /* served before, 0 if none */
+    uint64_t n_fitted; /* segments when the sample was drawn */
     size_t dim;
     struct mb_lsa *lsa; /* NULL: client vectors */
     struct mb_buffer model;
@@ -202,6 +204,8 @@ fit_lsa(struct build *b, struct mb_error *err)
     mb_status st = look(b, &snap, &coll, err);
 
     if (st == MB_OK)
+        b->n_fitted = coll.n_segments;
+    if (st == MB_OK)
         st = sample_draw(snap, &coll, b->r->cfg->refit_sample,
             b->r->cfg->refit_terms, &s, err);
     mb_snapshot_end(snap);
@@ -228,6 +232,7 @@ fit_client(struct build *b, struct mb_error *err)
     if (st != MB_OK)
         return st;
     b->dim = coll.settings.dim;
+    b->n_fitted = coll.n_vectors;
     rows = mb_calloc(TREE_SAMPLE, b->dim * sizeof *rows);
     if (rows == NULL)
         st = mb_error_set(err, MB_ERR_NOMEM, "%d vectors", TREE_SAMPLE);
@@ -328,7 +333,14 @@ add_batch(struct build *b, bool *more, struct mb_error *err)
 
     if (st != MB_OK)
         return st;
-    st = gather(b, snap, &coll, &n, more, err);
+    // A generation fitted on a quarter of what is there now would be replaced
+    // at once: rather begin again. That can happen log4(n) times at most.
+    if (b->lsa != NULL && coll.n_segments >= OUTGROWN * b->n_fitted)
+        st = mb_error_set(err, MB_ERR_STALE, "outgrown: %llu segments of %llu",
+            (unsigned long long)b->n_fitted,
+            (unsigned long long)coll.n_segments);
+    else
+        st = gather(b, snap, &coll, &n, more, err);
     mb_snapshot_end(snap);
     if (st != MB_OK || n == 0)
         return st;
@@ -421,7 +433,7 @@ add_rest_and_switch(struct build *b, struct mb_error *err)
     mb_snapshot_end(snap);
     if (st == MB_OK)
         st = mb_op_generation_switch_new(name_of(b), b->r->generation,
-            coll.next_segno, coll.n_segments, &op, err);
+            coll.next_segno, b->n_fitted, &op, err);
     return st == MB_OK ? apply(b, op, err) : st;
 }
 

@@ -30,7 +30,8 @@ struct refit {
     uint64_t n_vectors;
 };
 
-/* Errors: CANCELLED, NOT_FOUND (dropped meanwhile), NOMEM, NO_SPACE, ...; what
+/* Errors: CANCELLED, STALE (grew so fast that it is due again: begin anew),
+ * NOT_FOUND (dropped meanwhile), NOMEM, NO_SPACE, ...; what
  * was built is erased again then, if it can be. */
 MB_MUST_USE mb_status refit_run(struct refit *r, struct mb_error *err);
 /* Erase a generation that is not served; progress may stop it between slices
