@@ -8,7 +8,7 @@
  * embedding itself shows of how far it can be trusted:
  *
  *   score  = z(lexical) + w z(dense)
- *   w      = min(1, 4 coverage^2 agreement words size), at least 0.001
+ *   w      = min(1, 4 coverage^2 agreement words size depth), at least 0.001
  *
  *   z          the score less its mean over the core, by its deviation there.
  *              It keeps the gap of a hit that stands out, which ranks lose:
@@ -21,7 +21,10 @@
  *   words      n / (n + 6): two words say little about a topic.
  *   size       segments of 150 tokens and more 1, shorter ones less: a sentence
  *              has too few words to place it.
- *   Vectors of the client's do not come from words: words and size are 1 then.
+ *   depth      (segments / dimensions - 2) / 2, from 0 to 1: with hardly more
+ *              segments than dimensions nothing was drawn together, the
+ *              embedding is but the words again.
+ *   Vectors of the client's do not come from words: the last three are 1 then.
  *
  * At the least weight the dense score does no more than order what no word
  * tells apart. Where no word is found at all it decides alone.
@@ -32,7 +35,7 @@
  *
  *   all(i) = own(i) + reach kinship' max(own(i-1), own(i+1))
  *
- *   reach      0.5 for segments of up to 80 tokens, falling to 0 at 240: a full
+ *   reach      0.5 for segments of up to 80 tokens, falling to 0 at 200: a full
  *              segment has its own context. It is taken from the mean size of
  *              the best hits, not from each segment: that favoured the shorter.
  *   kinship'   measured for each query: do neighbours of its best hits, in
@@ -56,9 +59,10 @@
 #define AGREEMENT_NONE 0.5
 #define WORDS_HALF     6.0
 #define SIZE_FULL      150.0
+#define DEPTH_NONE     2.0
 #define REACH_MOST     0.5
 #define REACH_WHOLE    80.0
-#define REACH_NONE     240.0
+#define REACH_NONE     200.0
 #define KINSHIP_NONE   0.05
 #define KINSHIP_WHOLE  0.2
 #define SAME_DOCUMENT  0.3
@@ -229,7 +233,7 @@ fusion_weight(
     const struct fusion_row *rows, size_t n, const struct fusion_query *q)
 {
     const struct fusion_row *best = NULL;
-    double most = 0, agreement, words, size, coverage;
+    double most = 0, agreement, words, size, depth, coverage;
 
     for (size_t i = 0; i < n; i++) {
         if ((rows[i].roles & FUSION_IS_CORE) == 0)
@@ -245,12 +249,14 @@ fusion_weight(
                           (1 - AGREEMENT_NONE),
         0, 1);
     coverage = clamp((double)q->coverage, 0, 1);
-    words = size = 1;
+    words = size = depth = 1;
     if (q->is_folded) {
         words = (double)q->n_terms / ((double)q->n_terms + WORDS_HALF);
         size = clamp(q->segment_tokens / SIZE_FULL, 0, 1);
+        depth = clamp((q->depth - DEPTH_NONE) / DEPTH_NONE, 0, 1);
     }
-    return clamp(WEIGHT_SCALE * coverage * coverage * agreement * words * size,
+    return clamp(
+        WEIGHT_SCALE * coverage * coverage * agreement * words * size * depth,
         WEIGHT_LEAST, WEIGHT_MOST);
 }
 

@@ -49,6 +49,7 @@ struct fusion_query {
     float coverage;
     size_t n_terms;
     double segment_tokens; /* mean of the collection */
+    double depth;          /* its segments for each dimension of the vector */
 };
 
 /* How much a neighbour could give, by the size in tokens of the segments in

@@ -458,6 +458,7 @@ hybrid_hits(struct search *s, struct mb_hit **out, size_t *n)
     q.segment_tokens =
         (double)s->coll->n_tokens /
         (double)(s->coll->n_segments + (s->coll->n_segments == 0));
+    q.depth = (double)s->coll->n_segments / (double)(s->q->dim + 1);
     reach = fusion_reach(tokens);
     st = make_rows(s, reach > 0);
     if (st == MB_OK && reach > 0)
