@@ -21,9 +21,12 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define LOCK_NAME "membank.lock"
-#define DATA_NAME "data.mdb"
-#define MARK_TEXT "membank store\n"
+#define LOCK_NAME  "membank.lock"
+#define DATA_NAME  "data.mdb"
+#define MARK_TEXT  "membank store\n"
+#define OPEN_TEXT  "open\n"
+#define SHUT_TEXT  "shut\n"
+#define MARK_BYTES (sizeof(MARK_TEXT) - 1)
 /* Two meta pages: less than that is no LMDB file. */
 #define MIN_DATA_BYTES (2 * 4096)
 /* Less room than this counts as full: a commit writes many pages. */
@@ -105,11 +108,19 @@ check_folder(const char *path, bool create, struct mb_error *err)
 }
 
 static bool
+has_text(int fd, const char *text, size_t at)
+{
+    char found[32];
+    size_t size = strlen(text);
+    return size <= sizeof(found) &&
+           pread(fd, found, size, (off_t)at) == (ssize_t)size &&
+           memcmp(found, text, size) == 0;
+}
+
+static bool
 has_mark(int fd)
 {
-    char text[sizeof(MARK_TEXT) - 1];
-    return pread(fd, text, sizeof(text), 0) == (ssize_t)sizeof(text) &&
-           memcmp(text, MARK_TEXT, sizeof(text)) == 0;
+    return has_text(fd, MARK_TEXT, 0);
 }
 
 static mb_status
@@ -132,6 +143,7 @@ lock_for_writing(struct folder *f, const char *lock, struct mb_error *err)
             err, folder_status(error), "lock %s: %s", lock, strerror(error));
     }
     f->complete = has_mark(f->lock_fd);
+    f->was_shut = !f->complete || has_text(f->lock_fd, SHUT_TEXT, MARK_BYTES);
     return MB_OK;
 }
 
@@ -224,24 +236,38 @@ folder_close(struct folder *f)
 }
 
 static mb_status
-write_mark(int fd, const char *path, struct mb_error *err)
+write_text(
+    int fd, const char *text, size_t at, const char *path, struct mb_error *err)
 {
-    size_t size = sizeof(MARK_TEXT) - 1;
-    if (pwrite(fd, MARK_TEXT, size, 0) != (ssize_t)size || fsync(fd) != 0) {
+    size_t size = strlen(text);
+    if (pwrite(fd, text, size, (off_t)at) != (ssize_t)size || fsync(fd) != 0) {
         int error = errno;
         return mb_error_set(err, folder_status(error), "write %s/%s: %s", path,
             LOCK_NAME, strerror(error));
     }
-    return sync_folder(path, err);
+    return MB_OK;
 }
 
 mb_status
-folder_mark_complete(struct folder *f, struct mb_error *err)
+folder_mark_open(struct folder *f, struct mb_error *err)
 {
-    mb_status st = write_mark(f->lock_fd, f->path, err);
+    mb_status st = MB_OK;
+    if (!f->complete) {
+        st = write_text(f->lock_fd, MARK_TEXT, 0, f->path, err);
+        if (st == MB_OK)
+            st = sync_folder(f->path, err);
+    }
+    if (st == MB_OK && f->was_shut)
+        st = write_text(f->lock_fd, OPEN_TEXT, MARK_BYTES, f->path, err);
     if (st == MB_OK)
         f->complete = true;
     return st;
+}
+
+void
+folder_mark_shut(struct folder *f)
+{
+    (void)write_text(f->lock_fd, SHUT_TEXT, MARK_BYTES, f->path, NULL);
 }
 
 mb_status
@@ -294,9 +320,9 @@ folder_finish_copy(const char *path, struct mb_error *err)
         return mb_error_set(
             err, folder_status(error), "make %s: %s", name, strerror(error));
     }
-    st = write_mark(fd, path, err);
+    st = write_text(fd, MARK_TEXT, 0, path, err);
     close(fd);
-    return st;
+    return st == MB_OK ? sync_folder(path, err) : st;
 }
 
 bool

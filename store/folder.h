@@ -3,9 +3,10 @@
  *
  * A store is a folder with data.mdb and lock.mdb (LMDB's) and membank.lock
  * (ours). The writer holds an exclusive flock on membank.lock for its life, so
- * that a second one gets a clear answer at once. Its one line of content is
- * written after the first commit: from then on an empty or short data.mdb means
- * damage, not a creation that was interrupted. */
+ * that a second one gets a clear answer at once. Its first line is written after
+ * the first commit: from then on an empty or short data.mdb means damage, not a
+ * creation that was interrupted. Its second line says whether the last writer
+ * ended in order. */
 #ifndef STORE_FOLDER_H
 #define STORE_FOLDER_H
 
@@ -17,6 +18,7 @@ struct folder {
     char path[FOLDER_MAX_PATH];
     int lock_fd;   /* -1: none */
     bool complete; /* a store was made here once */
+    bool was_shut; /* by the last writer, in order; true of a new store */
     bool has_data; /* data.mdb is there with at least two pages */
     bool no_lock;  /* read-only without LMDB's reader table */
 };
@@ -26,9 +28,10 @@ struct folder {
 MB_MUST_USE mb_status folder_open(struct folder *f, const char *path,
     bool read_only, bool create, struct mb_error *err);
 void folder_close(struct folder *f);
-/* After the first commit: note that the store exists, durably. */
-MB_MUST_USE mb_status folder_mark_complete(
-    struct folder *f, struct mb_error *err);
+/* Note durably that the store exists (after the first commit) and is open. */
+MB_MUST_USE mb_status folder_mark_open(struct folder *f, struct mb_error *err);
+/* Note that it was shut in order. Failing is harmless: work is done again. */
+void folder_mark_shut(struct folder *f);
 
 /* "PATH/NAME" into out (FOLDER_MAX_PATH). Errors: TOO_LARGE. */
 MB_MUST_USE mb_status folder_join(

@@ -177,14 +177,6 @@ kv_txn_explain(const struct kv_txn *txn, mb_status st, struct mb_error *err)
 
 /* ---- open and close ---- */
 
-static int
-ignore_message(const char *message, void *arg)
-{
-    (void)message;
-    (void)arg;
-    return 0;
-}
-
 /* LMDB's own open with a map as large as the system lets. */
 static mb_status
 open_env(struct kv *kv, const struct kv_options *opt, struct mb_error *err)
@@ -389,8 +381,7 @@ kv_open(const char *path, const struct kv_options *opt, struct kv **out,
         st = open_tables(kv, opt->create, err);
     if (st == MB_OK && !kv->read_only) {
         pad_file(kv);
-        if (!kv->folder.complete)
-            st = folder_mark_complete(&kv->folder, err);
+        st = folder_mark_open(&kv->folder, err);
     }
     if (st != MB_OK)
         goto out;
@@ -419,6 +410,24 @@ bool
 kv_is_read_only(const struct kv *kv)
 {
     return kv->read_only;
+}
+
+const char *
+kv_path(const struct kv *kv)
+{
+    return kv->folder.path;
+}
+
+bool
+kv_was_shut(const struct kv *kv)
+{
+    return kv->folder.was_shut;
+}
+
+void
+kv_mark_shut(struct kv *kv)
+{
+    folder_mark_shut(&kv->folder);
 }
 
 /* ---- the gate and the map ---- */
@@ -897,6 +906,15 @@ count_free_pages(struct kv *kv, MDB_txn *txn, uint64_t *pages)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+uint64_t
+kv_oldest_reader(struct kv *kv)
+{
+    struct reader_count readers = {0, UINT64_MAX};
+    if (!kv->folder.no_lock)
+        (void)mdb_reader_list(kv->env, count_reader, &readers);
+    return readers.oldest;
+}
+
 mb_status
 kv_stats(struct kv *kv, struct kv_stats *out, struct mb_error *err)
 {
@@ -907,8 +925,8 @@ kv_stats(struct kv *kv, struct kv_stats *out, struct mb_error *err)
     uint64_t free_pages = 0;
     int fd;
     struct reader_count readers = {0, UINT64_MAX};
-    (void)mdb_reader_list(
-        kv->env, kv->folder.no_lock ? ignore_message : count_reader, &readers);
+    if (!kv->folder.no_lock)
+        (void)mdb_reader_list(kv->env, count_reader, &readers);
     mb_status st = kv_begin(kv, false, &txn, err);
     if (st != MB_OK)
         return st;

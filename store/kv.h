@@ -54,6 +54,14 @@ MB_MUST_USE mb_status kv_open(const char *path, const struct kv_options *opt,
     struct kv **out, struct mb_error *err);
 void kv_close(struct kv *kv);
 bool kv_is_read_only(const struct kv *kv);
+const char *kv_path(const struct kv *kv); /* the folder */
+/* Was it shut in order the last time (kv_mark_shut), or is it new? Until the
+ * mark is set again it counts as open. For the scrub. */
+bool kv_was_shut(const struct kv *kv);
+void kv_mark_shut(struct kv *kv);
+/* Transaction of the oldest reader, in all processes; UINT64_MAX if there is
+ * none. */
+uint64_t kv_oldest_reader(struct kv *kv);
 
 MB_MUST_USE mb_status kv_begin(
     struct kv *kv, bool write, struct kv_txn **out, struct mb_error *err);

@@ -1,13 +1,380 @@
 /* SPDX-License-Identifier: Apache-2.0
- * store/scrub.c - see scrub.h. */
+ * store/scrub.c - see scrub.h.
+ *
+ * Two rules keep erased bytes out of the file.
+ * 1. Gaps become clean: the unused part of every page that a commit wrote is
+ *    set to zero (LMDB builds pages in reused memory and moves nodes about in
+ *    them, so remains of any row may stand there). Only new pages are looked at
+ *    (pages_diff). It is put off for a moment, since most pages of a commit are
+ *    replaced by the next when documents come one by one, and a page that is
+ *    gone needs no cleaning; but not after a commit that erased.
+ * 2. After a commit N that erased, all pages that were free by then are set to
+ *    zero as soon as nobody can need them: a later commit has been made (else
+ *    the older meta page still leads there after a crash), and every reader
+ *    began after N. It happens inside a write transaction, so that LMDB does
+ *    not hand the pages out meanwhile.
+ * What was erased lived in pages that N replaced or that were free before, so
+ * both rules together leave nothing.
+ *
+ * What is known of gaps and zeroed pages lives in memory. If the store was not
+ * shut in order, all gaps count as unknown, and the next scrub walks the whole
+ * tree once. Of free pages nothing is known at start: pages are read before
+ * they are written, so that costs reading only.
+ * Invariants: the mark in meta goes in the transaction that saw all done; every
+ * commit of this process is told to scrub_committed.
+ * Threads: writer. */
 #include "scrub.h"
 
+#include <string.h>
+
+#include "pages.h"
+
 #define META_SCRUB "scrub"
+/* Free pages looked at in one slice. */
+#define SLICE_PAGES_BUSY 1024
+#define SLICE_PAGES_IDLE 16384
+/* A commit of more pages than this may have written and freed pages that its
+ * tree does not show: forget what we know. */
+#define BIG_COMMIT_PAGES 32768
+/* Gaps that may wait, and the slots of their table (a power of two). */
+#define MAX_GAPS  8192
+#define GAP_SLOTS 32768u
+/* Pause after which gaps are cleaned, and before a reader is asked after
+ * again. */
+#define GAP_WAIT_MS    50
+#define READER_WAIT_MS 200
+
+#define SLOT_FREE UINT64_MAX
+#define SLOT_DEAD (UINT64_MAX - 1)
+
+/* A gap that waits: [start, end) in bytes from the start of `page`. */
+struct gap {
+    uint64_t page; /* or SLOT_FREE, SLOT_DEAD */
+    uint64_t start;
+    uint64_t end;
+};
 
 struct scrub {
     struct kv *kv;
+    struct pages *pages; /* NULL: the file is not understood */
     bool pending;
+    uint64_t erase_txn; /* the newest commit that erased */
+    bool gaps_unknown;  /* the store was not shut in order */
+    struct gap *gaps;   /* (GAP_SLOTS) open addressing by page */
+    size_t n_gaps;
+    size_t n_slots_used; /* dead ones too */
+    uint8_t *zeroed;     /* bit by page: free and zero */
+    uint64_t n_zeroed;   /* bits there is room for */
+    uint64_t n_new;      /* pages of the commit at hand */
+    size_t budget;       /* of the slice at hand */
 };
+
+/* ---- which free pages are known to be zero ---- */
+
+static bool
+zeroed_has(const struct scrub *s, uint64_t page)
+{
+    return page < s->n_zeroed && (s->zeroed[page / 8] >> (page % 8) & 1) != 0;
+}
+
+static void
+zeroed_clear(struct scrub *s, uint64_t page)
+{
+    if (page < s->n_zeroed)
+        s->zeroed[page / 8] &= (uint8_t) ~(1u << (page % 8));
+}
+
+/* Without memory the page will be looked at again, no more. */
+static void
+zeroed_set(struct scrub *s, uint64_t page)
+{
+    if (page >= s->n_zeroed) {
+        uint64_t bytes = (page / 8 + 1) * 2;
+        uint8_t *bits = mb_realloc(s->zeroed, (size_t)bytes);
+        if (bits == NULL)
+            return;
+        memset(bits + s->n_zeroed / 8, 0, (size_t)(bytes - s->n_zeroed / 8));
+        s->zeroed = bits;
+        s->n_zeroed = bytes * 8;
+    }
+    s->zeroed[page / 8] |= (uint8_t)(1u << (page % 8));
+}
+
+/* ---- gaps ---- */
+
+static void
+gaps_clear(struct scrub *s)
+{
+    for (size_t i = 0; i < GAP_SLOTS; i++) {
+        s->gaps[i].page = SLOT_FREE;
+    }
+    s->n_gaps = 0;
+    s->n_slots_used = 0;
+}
+
+/* Slot of a page, or the free one where its search ends. */
+static struct gap *
+gaps_find(const struct scrub *s, uint64_t page)
+{
+    uint64_t h = page * UINT64_C(0x9E3779B97F4A7C15);
+    size_t i = (size_t)(h >> 40) & (GAP_SLOTS - 1);
+    while (s->gaps[i].page != SLOT_FREE && s->gaps[i].page != page) {
+        i = (i + 1) & (GAP_SLOTS - 1);
+    }
+    return &s->gaps[i];
+}
+
+/* Clean all gaps that wait. */
+static mb_status
+gaps_flush(struct scrub *s)
+{
+    for (size_t i = 0; s->n_gaps > 0 && i < GAP_SLOTS; i++) {
+        struct gap *g = &s->gaps[i];
+        if (g->page >= SLOT_DEAD)
+            continue;
+        mb_status st = pages_zero(s->pages, g->page, g->start, g->end);
+        if (st != MB_OK)
+            return st;
+        g->page = SLOT_DEAD;
+        s->n_gaps--;
+    }
+    gaps_clear(s);
+    return MB_OK;
+}
+
+static mb_status
+page_written(
+    void *arg, uint64_t page, uint64_t n, uint64_t gap_start, uint64_t gap_end)
+{
+    struct scrub *s = arg;
+    s->n_new += n;
+    for (uint64_t i = 0; i < n; i++) {
+        zeroed_clear(s, page + i);
+    }
+    if (gap_start == gap_end)
+        return MB_OK;
+    if (s->n_slots_used >= GAP_SLOTS / 2 || s->n_gaps >= MAX_GAPS) {
+        mb_status st = gaps_flush(s);
+        if (st != MB_OK)
+            return st;
+    }
+    struct gap *g = gaps_find(s, page);
+    if (g->page == SLOT_FREE) {
+        s->n_slots_used++;
+        s->n_gaps++;
+    }
+    *g = (struct gap){page, gap_start, gap_end};
+    return MB_OK;
+}
+
+static mb_status
+page_gone(void *arg, uint64_t page)
+{
+    struct scrub *s = arg;
+    struct gap *g = gaps_find(s, page);
+    if (g->page == page) {
+        g->page = SLOT_DEAD;
+        s->n_gaps--;
+    }
+    return MB_OK;
+}
+
+/* Gaps of the newest commit; *txn becomes its number. */
+static mb_status
+take_gaps(struct scrub *s, uint64_t *txn)
+{
+    const struct pages_visitor visitor = {page_written, page_gone, s};
+    struct pages_meta metas[2];
+    mb_status st = pages_metas(s->pages, metas);
+    if (st != MB_OK)
+        return st;
+    *txn = metas[1].txn;
+    if (metas[0].txn + 1 != metas[1].txn)
+        return MB_OK; // the first commit of all
+    s->n_new = 0;
+    st = pages_diff(s->pages, &metas[0], &metas[1], &visitor);
+    if (s->n_new > BIG_COMMIT_PAGES && s->n_zeroed > 0)
+        memset(s->zeroed, 0, (size_t)(s->n_zeroed / 8));
+    return st;
+}
+
+static mb_status
+clean_now(
+    void *arg, uint64_t page, uint64_t n, uint64_t gap_start, uint64_t gap_end)
+{
+    struct scrub *s = arg;
+    (void)n;
+    return pages_zero(s->pages, page, gap_start, gap_end);
+}
+
+/* Clean the gaps of all pages in use. */
+static mb_status
+clean_all_gaps(struct scrub *s, const struct pages_meta *meta)
+{
+    const struct pages_visitor visitor = {clean_now, NULL, s};
+    uint64_t start = mb_clock_ns();
+    mb_status st = pages_walk(s->pages, meta, &visitor);
+    if (st == MB_OK) {
+        s->gaps_unknown = false;
+        mb_log(MB_LOG_INFO, "store.gaps_cleaned", "ms=%llu",
+            (unsigned long long)((mb_clock_ns() - start) / 1000000));
+    }
+    return st;
+}
+
+static void
+give_up(struct scrub *s, mb_status st)
+{
+    mb_log(MB_LOG_WARN, "store.scrub_failed", "status=%s", mb_status_name(st));
+    // Opening the store again tries again; until then the mark stays.
+    pages_close(s->pages);
+    s->pages = NULL;
+}
+
+void
+scrub_committed(struct scrub *s, bool erased)
+{
+    uint64_t txn = 0;
+    if (s->pages != NULL) {
+        mb_status st = take_gaps(s, &txn);
+        if (st == MB_OK && erased)
+            st = gaps_flush(s);
+        if (st != MB_OK)
+            give_up(s, st);
+    }
+    if (erased) {
+        s->pending = true;
+        s->erase_txn = txn;
+    }
+}
+
+/* ---- free pages ---- */
+
+static mb_status
+clean_free(void *arg, uint64_t txn, uint64_t page)
+{
+    struct scrub *s = arg;
+    if (txn > s->erase_txn || zeroed_has(s, page))
+        return MB_OK;
+    if (s->budget == 0)
+        return MB_ERR_CANCELLED;
+    s->budget--;
+    mb_status st = pages_zero(s->pages, page, 0, pages_size(s->pages));
+    if (st == MB_OK)
+        zeroed_set(s, page);
+    return st;
+}
+
+/* A commit that changes nothing but the number of the newest one. */
+static mb_status
+empty_commit(struct scrub *s)
+{
+    struct kv_txn *txn;
+    mb_status st = kv_begin(s->kv, true, &txn, NULL);
+    if (st != MB_OK)
+        return st;
+    st = scrub_mark(txn);
+    if (st != MB_OK) {
+        kv_abort(txn);
+        return st;
+    }
+    st = kv_commit(txn, NULL);
+    if (st == MB_OK)
+        scrub_committed(s, false);
+    return st;
+}
+
+/* Rule 2, inside a write transaction; *done when all pages were seen. */
+static mb_status
+clean_slice(struct scrub *s, bool *done)
+{
+    struct pages_meta metas[2];
+    struct kv_txn *txn;
+    mb_status st = kv_begin(s->kv, true, &txn, NULL);
+    if (st != MB_OK)
+        return st;
+    st = pages_metas(s->pages, metas);
+    if (st == MB_OK && s->gaps_unknown)
+        st = clean_all_gaps(s, &metas[1]);
+    if (st == MB_OK)
+        st = pages_free_list(s->pages, &metas[1], clean_free, s);
+    *done = st == MB_OK;
+    if (st == MB_OK)
+        st = kv_del(txn, KV_META, mb_slice_cstr(META_SCRUB));
+    if (st == MB_ERR_NOT_FOUND)
+        st = MB_OK;
+    if (!*done || st != MB_OK) {
+        kv_abort(txn);
+        return st == MB_ERR_CANCELLED ? MB_OK : st;
+    }
+    st = kv_commit(txn, NULL);
+    if (st == MB_OK)
+        scrub_committed(s, false);
+    if (st == MB_OK && s->pages != NULL)
+        st = gaps_flush(s);
+    return st;
+}
+
+bool
+scrub_slice(struct scrub *s, bool busy, bool idle)
+{
+    struct pages_meta metas[2];
+    bool done = false;
+    if (s->pages == NULL)
+        return false;
+    if (!s->pending) {
+        mb_status st = idle ? gaps_flush(s) : MB_OK;
+        if (st != MB_OK)
+            give_up(s, st);
+        return false;
+    }
+    mb_status st = pages_metas(s->pages, metas);
+    if (st == MB_OK && metas[1].txn <= s->erase_txn) {
+        if (busy)
+            return true; // those who wait will commit soon
+        st = empty_commit(s);
+    }
+    if (st == MB_OK && kv_oldest_reader(s->kv) <= s->erase_txn)
+        return false;
+    s->budget = busy ? SLICE_PAGES_BUSY : SLICE_PAGES_IDLE;
+    if (st == MB_OK)
+        st = clean_slice(s, &done);
+    if (st != MB_OK) {
+        if (st != MB_ERR_NO_SPACE)
+            give_up(s, st);
+        return false;
+    }
+    if (done) {
+        s->pending = false;
+        mb_log(MB_LOG_DEBUG, "store.scrubbed", "txn=%llu",
+            (unsigned long long)s->erase_txn);
+    }
+    return !done;
+}
+
+/* ---- the rest ---- */
+
+static mb_status
+open_pages(struct scrub *s)
+{
+    struct pages_meta metas[2];
+    s->gaps = mb_alloc(GAP_SLOTS * sizeof(*s->gaps));
+    if (s->gaps == NULL)
+        return MB_ERR_NOMEM;
+    gaps_clear(s);
+    mb_status st = pages_open(kv_path(s->kv), &s->pages);
+    if (st == MB_OK)
+        st = pages_metas(s->pages, metas);
+    if (st == MB_OK) {
+        s->erase_txn = metas[1].txn;
+        s->gaps_unknown = !kv_was_shut(s->kv);
+    }
+    if (st == MB_ERR_NOT_IMPLEMENTED || st == MB_ERR_CORRUPT) {
+        give_up(s, st); // not a reason to keep the store shut
+        st = MB_OK;
+    }
+    return st;
+}
 
 mb_status
 scrub_new(struct kv *kv, struct kv_txn *txn, struct scrub **out)
@@ -19,8 +386,11 @@ scrub_new(struct kv *kv, struct kv_txn *txn, struct scrub **out)
     s->kv = kv;
     mb_status st = kv_get(txn, KV_META, mb_slice_cstr(META_SCRUB), &val);
     s->pending = st == MB_OK;
-    if (st != MB_OK && st != MB_ERR_NOT_FOUND) {
-        mb_free(s);
+    if (st == MB_OK || st == MB_ERR_NOT_FOUND)
+        st = open_pages(s);
+    if (st != MB_OK) {
+        s->gaps_unknown = true; // nothing is known: not to be called clean
+        scrub_free(s);
         return st;
     }
     *out = s;
@@ -28,9 +398,16 @@ scrub_new(struct kv *kv, struct kv_txn *txn, struct scrub **out)
 }
 
 void
-scrub_free(struct scrub *scrub)
+scrub_free(struct scrub *s)
 {
-    mb_free(scrub);
+    if (s == NULL)
+        return;
+    if (s->pages != NULL && !s->gaps_unknown && gaps_flush(s) == MB_OK)
+        kv_mark_shut(s->kv);
+    pages_close(s->pages);
+    mb_free(s->gaps);
+    mb_free(s->zeroed);
+    mb_free(s);
 }
 
 mb_status
@@ -41,22 +418,16 @@ scrub_mark(struct kv_txn *txn)
         txn, KV_META, mb_slice_cstr(META_SCRUB), mb_slice_of(one, sizeof(one)));
 }
 
-void
-scrub_committed(struct scrub *scrub, bool erased)
+bool
+scrub_is_pending(const struct scrub *s)
 {
-    scrub->pending = scrub->pending || erased;
+    return s->pending;
 }
 
-bool
-scrub_is_pending(const struct scrub *scrub)
+unsigned
+scrub_wait_ms(const struct scrub *s)
 {
-    return scrub->pending;
-}
-
-bool
-scrub_slice(struct scrub *scrub, bool busy)
-{
-    (void)busy;
-    scrub->pending = false;
-    return false;
+    if (s->pages == NULL)
+        return 0;
+    return s->n_gaps > 0 ? GAP_WAIT_MS : s->pending ? READER_WAIT_MS : 0;
 }

@@ -34,8 +34,6 @@
 /* Rows erased at once: with others waiting, and without. */
 #define DROP_ROWS_BUSY 2000
 #define DROP_ROWS_IDLE 20000
-/* Pause before asking again whether an old reader has ended. */
-#define SCRUB_RETRY_MS 200
 /* Growing the map gives up after this many doublings in one batch. */
 #define MAX_GROWTH 8
 
@@ -255,13 +253,13 @@ drop_slice(struct writer *wr, size_t max)
 
 /* A slice of each kind of pending work; true if more can be done now. */
 static bool
-work_in_pause(struct writer *wr, bool busy)
+work_in_pause(struct writer *wr, bool busy, bool idle)
 {
     if (wr->dropping) {
         drop_slice(wr, busy ? DROP_ROWS_BUSY : DROP_ROWS_IDLE);
         return true;
     }
-    bool more = scrub_slice(wr->scrub, busy);
+    bool more = scrub_slice(wr->scrub, busy, idle);
     pthread_mutex_lock(&wr->lock);
     wr->stats.scrub_pending = scrub_is_pending(wr->scrub);
     pthread_mutex_unlock(&wr->lock);
@@ -294,23 +292,23 @@ take_batch(struct writer *wr)
     return ops;
 }
 
-/* Under lock: sleep until something is queued, it ends, or it is time to see
- * whether old readers still hold up the scrub. */
-static void
-sleep_until_work(struct writer *wr, bool waiting_for_readers)
+/* Under lock: sleep until something is queued or it ends, at most wait_ms (0:
+ * for ever). True if the time has passed. */
+static bool
+sleep_until_work(struct writer *wr, unsigned wait_ms)
 {
-    if (!waiting_for_readers) {
+    if (wait_ms == 0) {
         pthread_cond_wait(&wr->wake, &wr->lock);
-        return;
+        return false;
     }
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += SCRUB_RETRY_MS * 1000000L;
+    until.tv_nsec += (long)wait_ms * 1000000L;
     if (until.tv_nsec >= 1000000000L) {
         until.tv_nsec -= 1000000000L;
         until.tv_sec++;
     }
-    (void)pthread_cond_timedwait(&wr->wake, &wr->lock, &until);
+    return pthread_cond_timedwait(&wr->wake, &wr->lock, &until) == ETIMEDOUT;
 }
 
 static void
@@ -320,16 +318,17 @@ writer_main(void *arg)
     bool more = true; // work in the pauses, to be found out
     pthread_mutex_lock(&wr->lock);
     for (;;) {
+        bool idle = false;
         struct mb_op *ops = take_batch(wr);
         if (ops == NULL && wr->stopping)
             break;
         bool busy = wr->first != NULL;
         if (ops == NULL && !more)
-            sleep_until_work(wr, scrub_is_pending(wr->scrub));
+            idle = sleep_until_work(wr, scrub_wait_ms(wr->scrub));
         pthread_mutex_unlock(&wr->lock);
         if (ops != NULL)
             apply_ops(wr, ops);
-        more = work_in_pause(wr, busy);
+        more = work_in_pause(wr, busy, idle);
         pthread_mutex_lock(&wr->lock);
     }
     pthread_mutex_unlock(&wr->lock);
