@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * daemon/main.c - membankd: read the settings, serve, end on a signal.
  *
- * Signals are blocked before any thread starts and taken here one by one, so
- * that no handler runs anywhere: SIGTERM and SIGINT end the daemon, SIGHUP
- * reads the file again and opens the log anew.
+ * Signals are blocked here and in all threads that we start, and main takes
+ * them one by one: SIGTERM and SIGINT end the daemon, SIGHUP reads the file
+ * again and opens the log anew. Threads that a library (OpenBLAS) started
+ * before main have them open; a handler there passes them on to main.
  * Threads: main waits for signals; the others are listed in README.md. */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -127,6 +129,36 @@ wait_for_end(struct app *app, const sigset_t *signals)
     }
 }
 
+/* Set once, before any signal can be ours. */
+static pthread_t main_thread;
+
+/* Runs only in threads that others started: main and ours block these. */
+static void
+pass_to_main(int sig)
+{
+    (void)pthread_kill(main_thread, sig);
+}
+
+static void
+take_signals(sigset_t *signals)
+{
+    struct sigaction action = {.sa_handler = pass_to_main};
+    static const int wanted[] = {SIGTERM, SIGINT, SIGHUP};
+
+    main_thread = pthread_self();
+    action.sa_flags = SA_RESTART;
+    (void)sigemptyset(&action.sa_mask);
+    (void)sigemptyset(signals);
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
+        (void)sigaddset(signals, wanted[i]);
+    }
+    (void)pthread_sigmask(SIG_BLOCK, signals, NULL);
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
+        (void)sigaction(wanted[i], &action, NULL);
+    }
+    (void)signal(SIGPIPE, SIG_IGN);
+}
+
 static mb_status
 serve(struct app *app, struct config *cfg, struct mb_error *err)
 {
@@ -135,12 +167,7 @@ serve(struct app *app, struct config *cfg, struct mb_error *err)
     mb_status st;
     int sig;
 
-    (void)sigemptyset(&signals);
-    (void)sigaddset(&signals, SIGTERM);
-    (void)sigaddset(&signals, SIGINT);
-    (void)sigaddset(&signals, SIGHUP);
-    (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    (void)signal(SIGPIPE, SIG_IGN);
+    take_signals(&signals);
     raise_file_limit();
     st = daemon_open(cfg, &app->daemon, err);
     if (st != MB_OK)
