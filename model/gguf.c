@@ -162,7 +162,7 @@ read_bytes(struct reader *r, uint64_t n, const char *what, struct mb_slice *out)
 static mb_status
 read_u32(struct reader *r, const char *what, uint32_t *out)
 {
-    struct mb_slice b;
+    struct mb_slice b = {NULL, 0}; // some compilers do not see that it is set
     mb_status st = read_bytes(r, 4, what, &b);
     if (st == MB_OK)
         *out = mb_get_le32(b.data);
@@ -172,7 +172,7 @@ read_u32(struct reader *r, const char *what, uint32_t *out)
 static mb_status
 read_u64(struct reader *r, const char *what, uint64_t *out)
 {
-    struct mb_slice b;
+    struct mb_slice b = {NULL, 0}; // some compilers do not see that it is set
     mb_status st = read_bytes(r, 8, what, &b);
     if (st == MB_OK)
         *out = mb_get_le64(b.data);

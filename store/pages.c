@@ -374,7 +374,7 @@ gather_below(
             return MB_ERR_CORRUPT;
         size_t n = page_n_nodes(p);
         for (size_t k = 0; k < n; k++) {
-            struct node node;
+            struct node node = {0};
             st = read_node(p, k, &node);
             if (st == MB_OK && !leaves)
                 st = numbers_add(out, node.child);

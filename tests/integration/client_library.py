@@ -108,7 +108,7 @@ def check_compilers(prefix, folder, endpoint, flags):
                 f"add_executable(with_${{kind}} {example})\n"
                 "target_link_libraries(with_${kind} membank::${kind})\n"
                 "endforeach()\n")
-    run("cmake", "-S", project, "-B", project + "/build",
+    run("cmake", "-G", "Ninja", "-S", project, "-B", project + "/build",
         f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_C_COMPILER={cc}",
         f"-DCMAKE_C_FLAGS={' '.join(flags)}")
     run("cmake", "--build", project + "/build")
