@@ -2,9 +2,11 @@
  * daemon/jobs.c - work in the background, with progress to look at.
  *
  * mb-job sleeps until something changed, then looks at all collections: which
- * has grown enough since its last fit? A collection that keeps growing is
- * refitted at four times its size, one that has been quiet for a while at
- * twice. An idle daemon wakes up for nothing.
+ * has grown enough since its last fit? A collection that has been quiet for a
+ * while is refitted at twice its size, one that keeps growing at four times,
+ * but not while it grows so fast that the fit would be outgrown at its end: a
+ * bulk load would be fitted and written several times over. An idle daemon
+ * wakes up for nothing.
  * mb-task runs what clients ask for, one after the other.
  * Invariants: a job is in the list from its start (or its request) until
  * KEPT_JOBS later ones have ended; a call waits in one place: at its job, or
@@ -28,6 +30,8 @@
 #define MAX_PROBLEMS 100
 #define RETRY_NS     60000000000u /* after a refit that failed */
 #define LOOK_MS      50           /* as often at most */
+#define GROWTH_NS    1000000000u  /* over which growth is measured */
+#define FAST_GROWTH  16           /* faster than a 16th of its size a second */
 #define NO_TIME      UINT64_MAX
 
 typedef enum job_state {
@@ -76,6 +80,9 @@ struct watch {
     uint32_t next_segno;
     uint64_t changed_ns;    /* when next_segno was seen to change */
     uint64_t not_before_ns; /* after a failure */
+    uint64_t mark_ns;       /* growth is measured from here; 0: not yet */
+    uint64_t mark_n;        /* size_of then */
+    bool is_calm;           /* grew slowly when last measured */
     bool wanted;            /* by rebuild, or by a put that waits */
     bool seen;              /* in this look */
 };
@@ -530,15 +537,41 @@ jobs_expire(struct jobs *j, uint64_t now_ns)
 
 /* ---- mb-job: when is a refit due? ---- */
 
-/* Does an empty put wait for this collection? Under the lock. */
+/* Does a put wait for this collection's dense search? Under the lock. */
 static bool
-has_barrier(const struct jobs *j, mb_collection_id coll)
+is_waited_for(const struct jobs *j, mb_collection_id coll)
 {
     for (const struct call *c = j->waiters; c != NULL; c = c->next) {
-        if (c->collection_id == coll && c->is_barrier)
+        if (c->collection_id == coll)
             return true;
     }
     return false;
+}
+
+/* Rows that a fit would take in. */
+static uint64_t
+size_of(const struct mb_collection *coll)
+{
+    return coll->settings.embedding == MB_EMBED_CLIENT ? coll->n_vectors
+                                                       : coll->n_segments;
+}
+
+/* Note how fast the collection grows. Under the lock. */
+static void
+measure_growth(struct watch *w, const struct mb_collection *coll, uint64_t now)
+{
+    uint64_t n = size_of(coll);
+
+    if (w->mark_ns != 0 && now - w->mark_ns < GROWTH_NS)
+        return;
+    if (w->mark_ns != 0) {
+        double seconds = (double)(now - w->mark_ns) * 1e-9;
+        double grown = n > w->mark_n ? (double)(n - w->mark_n) : 0;
+
+        w->is_calm = grown * FAST_GROWTH <= (double)n * seconds;
+    }
+    w->mark_ns = now;
+    w->mark_n = n;
 }
 
 /* The time at which coll is due for a refit: 0 now, NO_TIME not as it is.
@@ -548,17 +581,18 @@ due_at(const struct jobs *j, const struct config *cfg,
     const struct mb_collection *coll, const struct watch *w)
 {
     enum need need = need_of(cfg, coll);
-    uint64_t n = coll->settings.embedding == MB_EMBED_CLIENT ? coll->n_vectors
-                                                             : coll->n_segments;
+    uint64_t n = size_of(coll);
     uint64_t at;
 
     if (w->wanted && n >= 2)
         return 0;
     if (need == NEED_NOTHING)
         return NO_TIME;
-    at = need == NEED_NOW || has_barrier(j, coll->id)
-             ? 0
-             : w->changed_ns + cfg->refit_quiet_ms * 1000000u;
+    at = w->changed_ns + cfg->refit_quiet_ms * 1000000u;
+    if (is_waited_for(j, coll->id) || (need == NEED_NOW && w->is_calm))
+        at = 0;
+    else if (need == NEED_NOW && w->mark_ns + GROWTH_NS < at)
+        at = w->mark_ns + GROWTH_NS; // it may have become calm by then
     return at < w->not_before_ns ? w->not_before_ns : at;
 }
 
@@ -580,6 +614,7 @@ look_at(struct jobs *j, const struct mb_collection *coll, uint64_t now,
             w->next_segno = coll->next_segno;
             w->changed_ns = now;
         }
+        measure_growth(w, coll, now);
         at = due_at(j, cfg, coll, w);
         if (at <= now)
             w->wanted = false;
