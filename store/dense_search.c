@@ -330,7 +330,9 @@ static size_t
 leaves_to_probe(const struct search *s, double selectivity)
 {
     size_t n_leaves = s->t->record.n_leaves;
-    double n = s->q->nprobe > 0 ? s->q->nprobe : s->t->record.nprobe;
+    double n = s->q->nprobe > 0 ? s->q->nprobe
+               : s->q->is_part  ? (s->t->record.nprobe + 1) / 2
+                                : s->t->record.nprobe;
 
     if (s->q->exact) {
         return n_leaves;

@@ -189,7 +189,8 @@ struct dense_query {
     const struct bitset *filter;
     size_t k;
     bool exact;
-    uint32_t nprobe;
+    uint32_t nprobe; /* leaves; 0: the measured default, or with is_part half */
+    bool is_part;    /* another index brings candidates too */
 };
 
 struct dense_result {
