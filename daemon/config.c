@@ -87,7 +87,7 @@ const struct config_option config_options[] = {
     {"flat_below", CONFIG_U64, AT(flat_below), 0, 4e9, "VECTORS", "20000",
         true, "collections with fewer vectors are scanned whole"},
     {"recall_target", CONFIG_DOUBLE, AT(recall_target), 0.5, 1, "RECALL",
-        "0.97", true, "recall@10 that a tree's search is set for"},
+        "0.955", true, "recall@10 that a tree's search is set for"},
     {"snapshot_dir", CONFIG_TEXT, AT(snapshot_dir), 0, 0, "DIR", "", true,
         "where snapshots go; empty: STORE.snapshots"},
     {"snapshot_anywhere", CONFIG_BOOL, AT(snapshot_anywhere), 0, 0, NULL, "no",

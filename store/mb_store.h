@@ -370,7 +370,7 @@ struct mb_tree_options {
     uint32_t leaf_target; /* vectors a leaf aimed at; 0: by n_total */
     uint64_t n_total;     /* vectors that the tree will hold */
     uint64_t flat_below;  /* one leaf below this many; 0: the default */
-    double recall_target; /* recall@10 for nprobe; 0: 0.97 */
+    double recall_target; /* recall@10 for nprobe; 0: 0.955 */
     uint64_t seed;
     struct mb_pool *pool;
 };

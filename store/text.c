@@ -3,7 +3,7 @@
  *
  * Record of a block: u8 kind (0 raw, 1 zstd), u32 size of the text in it, the
  * payload, checksum.
- * How much text fills two pages is not known before compression, so the ratio
+ * How much text fills a page is not known before compression, so the ratio
  * of the block before is taken as a guess; a block that comes out too large is
  * packed once more with what the first try taught. Missing the goal costs a
  * part of a page, nothing else.

@@ -3,7 +3,7 @@
  *
  * A document's text is cut into blocks of whole segments, so that a passage is
  * read by unpacking one block (about 18 KiB), not a whole book. A block is
- * made to fill two pages of the file after compression. Blocks in which zstd
+ * made to fill one page of the file after compression. Blocks in which zstd
  * gains nothing are kept raw. */
 #ifndef STORE_TEXT_H
 #define STORE_TEXT_H
@@ -12,9 +12,10 @@
 
 /* Largest text of one block before compression; a single segment above it (it
  * may have up to 252 tokens of any length) makes a block by itself. */
-#define TEXT_BLOCK_BYTES 24576
-/* Payload that fills two pages: 2 * 4096 - 16 of LMDB's header. */
-#define TEXT_BLOCK_PACKED (2 * 4096 - 16)
+#define TEXT_BLOCK_BYTES 12288
+/* Payload that fills one page: 4096 - 16 of LMDB's header. Two pages would
+ * pack a tenth better, but unpacking ten hits is a part of every query. */
+#define TEXT_BLOCK_PACKED (4096 - 16)
 
 struct text_block {
     uint32_t start;         /* first byte of the text in it */

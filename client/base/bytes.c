@@ -86,19 +86,6 @@ mb_put_le64(uint8_t *p, uint64_t v)
     mb_put_le32(p + 4, (uint32_t)(v >> 32));
 }
 
-uint16_t
-mb_get_le16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] | p[1] << 8);
-}
-
-uint32_t
-mb_get_le32(const uint8_t *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-           (uint32_t)p[3] << 24;
-}
-
 uint64_t
 mb_get_le64(const uint8_t *p)
 {

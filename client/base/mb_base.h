@@ -123,12 +123,24 @@ struct mb_span {
 MB_MUST_USE bool mb_size_add(size_t a, size_t b, size_t *out);
 MB_MUST_USE bool mb_size_mul(size_t a, size_t b, size_t *out);
 
-/* Little-endian and big-endian fields in byte strings, any alignment. */
+/* Little-endian and big-endian fields in byte strings, any alignment. The two
+ * that stand in every search's inner loops are inline. */
+static inline uint16_t
+mb_get_le16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static inline uint32_t
+mb_get_le32(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+           (uint32_t)p[3] << 24;
+}
+
 void mb_put_le16(uint8_t *p, uint16_t v);
 void mb_put_le32(uint8_t *p, uint32_t v);
 void mb_put_le64(uint8_t *p, uint64_t v);
-uint16_t mb_get_le16(const uint8_t *p);
-uint32_t mb_get_le32(const uint8_t *p);
 uint64_t mb_get_le64(const uint8_t *p);
 void mb_put_be32(uint8_t *p, uint32_t v);
 void mb_put_be64(uint8_t *p, uint64_t v);
