@@ -245,7 +245,7 @@ mb_status
 mb_op_delete_new(struct mb_slice collection, const struct mb_slice *ids,
     size_t n, struct mb_op **out, struct mb_error *err)
 {
-    struct op_delete *op;
+    struct op_delete *op = NULL;
     if (n > MAX_DELETE_IDS) {
         return mb_error_set(err, MB_ERR_TOO_LARGE,
             "delete: %zu ids, at most %d at once", n, MAX_DELETE_IDS);
@@ -277,7 +277,7 @@ mb_status
 mb_op_delete_where_new(struct mb_slice collection,
     const struct mb_value *filter, struct mb_op **out, struct mb_error *err)
 {
-    struct op_delete *op;
+    struct op_delete *op = NULL;
     struct mb_buffer bytes;
     struct mb_writer w;
     mb_status st = delete_new(collection, &op, err);
