@@ -576,11 +576,20 @@ has_prefix(const char *s, const char *prefix)
     return strncmp(s, prefix, strlen(prefix)) == 0;
 }
 
+/* Of 127.0.0.0/8, as digits: not a name that begins like one. */
+static bool
+is_loopback_v4(const char *endpoint)
+{
+    const char *host = endpoint + strlen("tcp://");
+
+    return has_prefix(endpoint, "tcp://127.") &&
+           host[strspn(host, "0123456789.")] == ':';
+}
+
 bool
 config_endpoint_is_open(const char *endpoint)
 {
-    return !has_prefix(endpoint, "ipc://") &&
-           !has_prefix(endpoint, "tcp://127.") &&
+    return !has_prefix(endpoint, "ipc://") && !is_loopback_v4(endpoint) &&
            !has_prefix(endpoint, "tcp://localhost:") &&
            !has_prefix(endpoint, "tcp://[::1]:");
 }

@@ -564,48 +564,78 @@ answer_zap(struct server *s)
     (void)zmq_send(s->zap, "", 0, 0);
 }
 
-/* Next Z85 key of a file, past blank lines and comments; false at the end. */
+/* Next line of a file into `line`, cut to size; the rest of a longer one is
+ * passed over, so that it is not taken for a line of its own. */
 static bool
-next_key(FILE *f, char key[KEY_TEXT + 1], bool *bad)
+next_line(FILE *f, char *line, int size)
 {
-    char line[256];
+    int c = 0;
 
-    while (fgets(line, sizeof line, f) != NULL) {
-        size_t size = strcspn(line, " \t\r\n");
-
-        if (size == 0 || line[0] == '#')
-            continue;
-        if (size != KEY_TEXT) {
-            *bad = true;
-            return false;
-        }
-        memcpy(key, line, KEY_TEXT);
-        key[KEY_TEXT] = 0;
-        return true;
+    if (fgets(line, size, f) == NULL)
+        return false;
+    while (strchr(line, '\n') == NULL && c != '\n' && c != EOF) {
+        c = fgetc(f);
     }
-    return false;
+    return true;
 }
 
+/* Next key of a file, the first word of its line, past blank lines and comments
+ * (no key begins with #: five digits of Z85 that do stand for more than 32
+ * bits). NOT_FOUND at the end, BAD_ARG for anything else in *number. */
+static mb_status
+next_key(FILE *f, char key[KEY_TEXT + 1], unsigned *number)
+{
+    char line[256];
+    uint8_t bytes[KEY_TEXT / 5 * 4];
+
+    while (next_line(f, line, sizeof line)) {
+        const char *word = line + strspn(line, " \t");
+        size_t size = strcspn(word, " \t\r\n");
+
+        *number += 1;
+        if (size == 0 || word[0] == '#')
+            continue;
+        if (size != KEY_TEXT)
+            return MB_ERR_BAD_ARG;
+        memcpy(key, word, KEY_TEXT);
+        key[KEY_TEXT] = 0;
+        return zmq_z85_decode(bytes, key) != NULL ? MB_OK : MB_ERR_BAD_ARG;
+    }
+    return ferror(f) != 0 ? MB_ERR_IO : MB_ERR_NOT_FOUND;
+}
+
+/* All keys of a file: at least one, at most max. Whatever else is in there is
+ * an error: a list must not let in others than it seems to. */
 static mb_status
 read_keys(const char *path, size_t max, char (*keys)[KEY_TEXT + 1], size_t *n,
     struct mb_error *err)
 {
     FILE *f = fopen(path, "r");
-    bool bad = false;
+    char key[KEY_TEXT + 1];
+    unsigned number = 0;
+    mb_status st = MB_OK;
 
     if (f == NULL)
         return mb_error_set(
             err, MB_ERR_IO, "open keys %s: %s", path, strerror(errno));
-    *n = 0;
-    while (*n < max && next_key(f, keys[*n], &bad)) {
-        *n += 1;
+    for (*n = 0; st == MB_OK;) {
+        st = next_key(f, key, &number);
+        if (st == MB_OK && *n == max)
+            st = MB_ERR_TOO_LARGE;
+        if (st == MB_OK)
+            memcpy(keys[(*n)++], key, sizeof key);
     }
     (void)fclose(f);
-    if (bad || *n == 0)
+    if (st == MB_ERR_NOT_FOUND && *n > 0)
+        return MB_OK;
+    if (st == MB_ERR_IO)
+        return mb_error_set(err, st, "read keys %s", path);
+    if (st == MB_ERR_TOO_LARGE)
         return mb_error_set(err, MB_ERR_DENIED,
-            "keys %s: wants Z85 keys of %d characters, one a line", path,
-            KEY_TEXT);
-    return MB_OK;
+            "keys %s, line %u: more than %zu", path, number, max);
+    return mb_error_set(err, MB_ERR_DENIED,
+        "keys %s, line %u: wants Z85 keys of %d characters, one a line", path,
+        number, KEY_TEXT);
 }
 
 static mb_status

@@ -126,10 +126,16 @@ test_check_when_open_to_a_network_then_denied(void **state)
     assert_error_has(err, "--insecure");
     cfg->insecure = true;
     assert_ok(config_check(cfg, &err));
+    cfg->insecure = false;
+    assert_ok(config_set(cfg, "curve_secret_key_file", "k", NULL));
+    assert_ok(config_check(cfg, &err));
     assert_false(config_endpoint_is_open("tcp://127.0.0.1:5"));
+    assert_false(config_endpoint_is_open("tcp://127.1.2.3:*"));
     assert_false(config_endpoint_is_open("tcp://[::1]:5"));
     assert_false(config_endpoint_is_open("ipc:///x"));
     assert_true(config_endpoint_is_open("tcp://10.0.0.1:5"));
+    assert_true(config_endpoint_is_open("tcp://127.0.0.1.example.org:5"));
+    assert_true(config_endpoint_is_open("tcp://127.0.0.1"));
     config_free(cfg);
 }
 
