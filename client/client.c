@@ -56,7 +56,8 @@ struct membank {
     unsigned connect_timeout_ms;
     size_t max_reply_bytes;
     bool connected;
-    bool denied; /* the daemon refused our key */
+    bool denied;       /* the daemon refused our key */
+    bool no_handshake; /* somebody is there, but speaks with other keys */
     uint64_t last_ticket;
     struct ticket *tickets; /* by id */
     size_t n_tickets;
@@ -300,8 +301,12 @@ monitor_all(struct membank *mb)
         if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
             mb->connected = true;
             mb->denied = false;
+            mb->no_handshake = false;
         } else if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {
             mb->denied = true;
+        } else if (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL ||
+                   event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) {
+            mb->no_handshake = true;
         } else if (event == ZMQ_EVENT_DISCONNECTED && mb->connected) {
             connection_lost(mb);
         }
@@ -374,6 +379,11 @@ not_sent(
     if (mb->denied)
         return client_fail(err, MEMBANK_ERR_DENIED,
             "the daemon at %s refuses this key", mb->endpoint);
+    if (!mb->connected && mb->no_handshake)
+        return client_fail(err, MEMBANK_ERR_UNREACHABLE,
+            "%s listens, but no handshake succeeds: are keys missing, or are "
+            "they others? (waited %llu ms)",
+            mb->endpoint, ms);
     if (!mb->connected)
         return client_fail(err, MEMBANK_ERR_UNREACHABLE,
             "no daemon at %s (waited %llu ms)", mb->endpoint, ms);
@@ -659,7 +669,9 @@ open_sockets(struct membank *mb, const struct membank_options *opt,
         zmq_setsockopt(
             mb->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) == 0;
     int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED |
-                 ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED;
+                 ZMQ_EVENT_HANDSHAKE_FAILED_AUTH |
+                 ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                 ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_DISCONNECTED;
     ok = ok && zmq_socket_monitor(mb->socket, MONITOR_ENDPOINT, events) == 0;
     if (ok)
         mb->monitor = zmq_socket(mb->context, ZMQ_PAIR);

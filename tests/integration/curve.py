@@ -213,9 +213,12 @@ def check_allow_list(folder):
             sys.exit(f"membank-query, unknown key: {code}\n{output}")
         print(f"membank-query, unknown key: {output.strip()}")
         code, output = tool(folder, endpoint, None)
-        if code == 0 or "clock" in output:
+        if code == 0 or "clock" in output or "handshake" not in output:
             sys.exit(f"membank-query without keys: {code}\n{output}")
         print(f"membank-query without keys: {output.strip()}")
+        code, output = tool(folder, endpoint, misled)
+        if code == 0 or "clock" in output or "handshake" not in output:
+            sys.exit(f"membank-query, other server key: {code}\n{output}")
     log = read(os.path.join(folder, "log"))
     if f"server.denied key={unknown.public}" not in log.replace('"', ""):
         sys.exit(f"the log does not name the key that was denied\n{log}")
