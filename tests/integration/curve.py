@@ -134,7 +134,7 @@ class Client:
         return reply["result"]
 
     def stays_out(self, what):
-        """Send, see the connection fail twice, and nothing come."""
+        """Send, see two events of a connection that fails, and no reply."""
         self.send("ping")
         n = 0
         until = time.monotonic() + WAIT_S
@@ -217,7 +217,7 @@ def check_allow_list(folder):
             sys.exit(f"membank-query without keys: {code}\n{output}")
         print(f"membank-query without keys: {output.strip()}")
         code, output = tool(folder, endpoint, misled)
-        if code == 0 or "clock" in output or "handshake" not in output:
+        if code == 0 or "clock" in output:
             sys.exit(f"membank-query, other server key: {code}\n{output}")
     log = read(os.path.join(folder, "log"))
     if f"server.denied key={unknown.public}" not in log.replace('"', ""):
