@@ -18,7 +18,8 @@ import time
 build = os.environ["MB_BINARY_DIR"]
 source = os.environ["MB_SOURCE_DIR"]
 tools = {n: f"{build}/tools/{n}" for n in (
-    "membank-ingest", "membank-query", "membank-dump", "membank-bench")}
+    "membank-ingest", "membank-query", "membank-dump", "membank-bench",
+    "membank-eval")}
 daemon = f"{build}/daemon/membankd"
 missing = [p for p in [*tools.values(), daemon] if not os.path.exists(p)]
 if missing:

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * tools/membank-eval.c - does search find what people judged relevant?
+ *
+ * Runs a folder of the BEIR layout the way a user would: a daemon of its own on
+ * a temporary store (or one that runs, with --connect), membank-ingest for the
+ * corpus, membank-query for the questions in each mode; then compares the best
+ * segment of each document with the judgements. What is measured is the whole
+ * product, through its socket.
+ * Invariants: nothing stays behind: daemon, folder and collection go at the
+ * end, also after a failure or SIGINT.
+ * Threads: the main thread. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "json.h"
+#include "measure.h"
+#include "tool.h"
+
+#define MAX_PATH 4096
+#define N_MODES  3
+
+extern char **environ;
+
+static const struct mb_cli_option options[] = {
+    {"connect", 'e', "ENDPOINT", false,
+        "use this daemon instead of one of its own; a collection eval-PID is "
+        "made and dropped",
+        NULL},
+    {"model", 0, "FILE", false, "model of its own daemon", NULL},
+    {"language", 0, "NAME", false, "language of the collection", "english"},
+    {"json", 0, NULL, false, "print JSON, one line a folder and mode", NULL},
+    {NULL, 0, NULL, false, NULL, NULL},
+};
+
+static const struct mb_cli_example examples[] = {
+    {"membank-eval ir data/cranfield", "one collection, three modes"},
+    {"membank-eval --json ir beir/* > results.jsonl",
+        "several, for a program to read"},
+    {NULL, NULL},
+};
+
+static const struct mb_cli_program program = {
+    .name = "membank-eval",
+    .summary = "measure how well search finds what was judged relevant",
+    .usage = "[OPTION]... ir DIR...",
+    .description =
+        "Each DIR holds corpus.jsonl (_id, title, text), queries.jsonl (_id, "
+        "text) and qrels.tsv (a header, then query-id, corpus-id and grade "
+        "with tabs between), the layout of BEIR. The corpus is put into a "
+        "fresh daemon, the questions are asked by words (lexical), by meaning "
+        "(dense) and by both (hybrid); nDCG@10, recall@100 and MRR are means "
+        "over the questions that have a relevant document.",
+    .options = options,
+    .examples = examples,
+};
+
+static const char *const modes[N_MODES] = {"lexical", "dense", "hybrid"};
+static volatile sig_atomic_t is_stopped;
+
+struct eval {
+    struct mb_cli *cli;
+    char tools[MAX_PATH];  /* folder of this program */
+    char folder[MAX_PATH]; /* temporary */
+    char endpoint[MAX_PATH];
+    char collection[64];
+    pid_t daemon; /* 0: not ours */
+    bool json;
+    bool has_header;
+};
+
+static void
+on_signal(int number)
+{
+    (void)number;
+    is_stopped = 1;
+}
+
+/* ---- other programs ---- */
+
+/* Folder of this program; empty: look in PATH. */
+static void
+find_tools(struct eval *e)
+{
+    ssize_t n = readlink("/proc/self/exe", e->tools, sizeof e->tools - 1);
+    char *slash;
+
+    e->tools[n > 0 ? n : 0] = '\0';
+    slash = strrchr(e->tools, '/');
+    if (slash != NULL)
+        *slash = '\0';
+    else
+        e->tools[0] = '\0';
+}
+
+/* Path of a program: beside this one, in the daemon's folder of a build tree,
+ * or its name alone, for PATH. */
+static void
+find_program(const struct eval *e, const char *name, char out[MAX_PATH])
+{
+    static const char *const places[] = {"", "/../daemon", "/../sbin"};
+
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        int n = snprintf(out, MAX_PATH, "%s%s/%s", e->tools, places[i], name);
+
+        if (n > 0 && n < MAX_PATH && access(out, X_OK) == 0)
+            return;
+    }
+    (void)snprintf(out, MAX_PATH, "%s", name);
+}
+
+/* Start a program, its output thrown away, its errors shown unless quiet. */
+static mb_status
+start(const struct eval *e, const char *name, char *const *argv, bool quiet,
+    pid_t *pid, struct mb_error *err)
+{
+    char path[MAX_PATH];
+    posix_spawn_file_actions_t actions;
+    int rc = posix_spawn_file_actions_init(&actions);
+
+    find_program(e, name, path);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_addopen(
+            &actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    if (rc == 0 && quiet)
+        rc = posix_spawn_file_actions_addopen(
+            &actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+    if (rc == 0)
+        rc = posix_spawnp(pid, path, &actions, NULL, argv, environ);
+    (void)posix_spawn_file_actions_destroy(&actions);
+    return rc == 0 ? MB_OK
+                   : mb_error_set(
+                         err, MB_ERR_IO, "start %s: %s", path, strerror(rc));
+}
+
+/* Wait for its end. */
+static mb_status
+finish(pid_t pid, const char *name, struct mb_error *err)
+{
+    int status = 0;
+
+    while (waitpid(pid, &status, 0) < 0) {
+        if (errno != EINTR)
+            return mb_error_set(
+                err, MB_ERR_IO, "wait for %s: %s", name, strerror(errno));
+        if (is_stopped)
+            (void)kill(pid, SIGTERM);
+    }
+    if (is_stopped)
+        return mb_error_set(err, MB_ERR_CANCELLED, "stopped");
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return mb_error_set(err, MB_ERR_IO, "%s failed", name);
+    return MB_OK;
+}
+
+static mb_status
+start_daemon(struct eval *e, struct mb_error *err)
+{
+    char store[MAX_PATH + 8];
+    const char *model = mb_cli_str(e->cli, "model");
+    char *argv[8] = {(char *)"membankd", (char *)"--store", store,
+        (char *)"--listen", e->endpoint};
+
+    if (model != NULL) {
+        argv[5] = (char *)"--model";
+        argv[6] = (char *)model;
+    }
+    (void)snprintf(store, sizeof store, "%s/store", e->folder);
+    (void)snprintf(
+        e->endpoint, sizeof e->endpoint, "ipc://%.200s/socket", e->folder);
+    return start(e, "membankd", argv, true, &e->daemon, err);
+}
+
+static void
+stop_daemon(struct eval *e)
+{
+    if (e->daemon == 0)
+        return;
+    (void)kill(e->daemon, SIGTERM);
+    while (waitpid(e->daemon, NULL, 0) < 0 && errno == EINTR)
+        continue;
+    e->daemon = 0;
+}
+
+/* A daemon that is there; fails at once if ours has ended. */
+static mb_status
+reach(struct eval *e, struct membank **out, struct mb_error *err)
+{
+    struct membank_error cause;
+    struct membank_options opt = {.endpoint = e->endpoint};
+    struct membank_server server;
+
+    if (membank_open(&opt, out, &cause) != MEMBANK_OK)
+        return tool_error(&cause, err);
+    if (membank_ping(*out, &server, &cause) == MEMBANK_OK)
+        return MB_OK;
+    membank_close(*out);
+    *out = NULL;
+    if (e->daemon > 0 && waitpid(e->daemon, NULL, WNOHANG) == e->daemon) {
+        e->daemon = 0;
+        return mb_error_set(err, MB_ERR_UNREACHABLE,
+            "membankd ended at once: try membankd --store DIR by hand");
+    }
+    return tool_error(&cause, err);
+}
+
+/* ---- one folder ---- */
+
+static mb_status
+ingest(const struct eval *e, const char *dir, struct mb_error *err)
+{
+    char corpus[MAX_PATH];
+    const char *language = mb_cli_str(e->cli, "language");
+    char *argv[] = {(char *)"membank-ingest", (char *)"--connect",
+        (char *)e->endpoint, (char *)"-c", (char *)e->collection,
+        (char *)"--language", (char *)language, (char *)"--wait",
+        (char *)"searchable", (char *)"--jsonl", corpus, NULL};
+    pid_t pid = 0;
+    mb_status st;
+
+    (void)snprintf(corpus, sizeof corpus, "%s/corpus.jsonl", dir);
+    st = start(e, argv[0], argv, false, &pid, err);
+    return st == MB_OK ? finish(pid, argv[0], err) : st;
+}
+
+static mb_status
+ask(const struct eval *e, const char *dir, const char *mode, const char *run,
+    struct mb_error *err)
+{
+    char queries[MAX_PATH];
+    char *argv[] = {(char *)"membank-query", (char *)"--connect",
+        (char *)e->endpoint, (char *)"-c", (char *)e->collection, (char *)"-k",
+        (char *)"100", (char *)"--mode", (char *)mode, (char *)"--queries",
+        queries, (char *)"--trec", (char *)run, NULL};
+    pid_t pid = 0;
+    mb_status st;
+
+    (void)snprintf(queries, sizeof queries, "%s/queries.jsonl", dir);
+    st = start(e, argv[0], argv, false, &pid, err);
+    return st == MB_OK ? finish(pid, argv[0], err) : st;
+}
+
+static mb_status
+print_json(const char *dir, const char *mode, const struct measures *m)
+{
+    struct mb_buffer buf;
+    struct json_writer w;
+
+    mb_buffer_init(&buf, SIZE_MAX);
+    json_writer_init(&w, &buf);
+    json_object_begin(&w);
+    json_kv_cstr(&w, "folder", dir);
+    json_kv_cstr(&w, "mode", mode);
+    json_kv_u64(&w, "queries", m->n_queries);
+    json_kv_f64(&w, "ndcg10", m->ndcg10);
+    json_kv_f64(&w, "recall100", m->recall100);
+    json_kv_f64(&w, "mrr", m->mrr);
+    json_object_end(&w);
+    if (w.status == MB_OK)
+        tool_put_line(&buf);
+    mb_buffer_fini(&buf);
+    return w.status;
+}
+
+static void
+print_row(
+    struct eval *e, const char *dir, const char *mode, const struct measures *m)
+{
+    if (!e->has_header)
+        (void)printf("%-32s  %-8s  %7s  %8s  %10s  %8s\n", "folder", "mode",
+            "queries", "nDCG@10", "recall@100", "MRR");
+    e->has_header = true;
+    (void)printf("%-32s  %-8s  %7zu  %8.4f  %10.4f  %8.4f\n", dir, mode,
+        m->n_queries, m->ndcg10, m->recall100, m->mrr);
+    (void)fflush(stdout);
+}
+
+static mb_status
+measure_modes(struct eval *e, const char *dir, const struct judgements *j,
+    struct mb_error *err)
+{
+    char run[MAX_PATH + 8];
+    mb_status st = MB_OK;
+
+    (void)snprintf(run, sizeof run, "%s/run", e->folder);
+    for (size_t i = 0; st == MB_OK && i < N_MODES; i++) {
+        struct measures m;
+
+        st = ask(e, dir, modes[i], run, err);
+        if (st == MB_OK)
+            st = judgements_measure(j, run, &m, err);
+        if (st == MB_OK && e->json)
+            st = print_json(dir, modes[i], &m);
+        else if (st == MB_OK)
+            print_row(e, dir, modes[i], &m);
+    }
+    (void)unlink(run);
+    return st;
+}
+
+/* Ingest, ask, measure; the collection is dropped in any case. */
+static mb_status
+evaluate(struct eval *e, const char *dir, struct mb_error *err)
+{
+    struct judgements *j = NULL;
+    struct membank *client = NULL;
+    char path[MAX_PATH];
+    mb_status st;
+
+    (void)snprintf(path, sizeof path, "%s/qrels.tsv", dir);
+    st = judgements_load(path, &j, err);
+    if (st == MB_OK)
+        st = reach(e, &client, err);
+    if (st == MB_OK) {
+        st = ingest(e, dir, err);
+        if (st == MB_OK)
+            st = measure_modes(e, dir, j, err);
+        // It may not be there; the evaluation's own failure says more.
+        if (membank_drop(client, e->collection, NULL) != MEMBANK_OK &&
+            st == MB_OK)
+            st = mb_error_set(
+                err, MB_ERR_IO, "collection %s stays behind", e->collection);
+    }
+    membank_close(client);
+    judgements_free(j);
+    return st;
+}
+
+/* ---- the whole ---- */
+
+static mb_status
+make_folder(struct eval *e, struct mb_error *err)
+{
+    const char *base = getenv("TMPDIR");
+
+    (void)snprintf(e->folder, sizeof e->folder, "%.200s/membank-eval-XXXXXX",
+        base != NULL && *base != '\0' ? base : "/tmp");
+    if (mkdtemp(e->folder) == NULL) {
+        e->folder[0] = '\0';
+        return mb_error_set(err, MB_ERR_IO,
+            "make a temporary folder: %s (TMPDIR?)", strerror(errno));
+    }
+    return MB_OK;
+}
+
+static void
+remove_folder(const struct eval *e)
+{
+    char *argv[] = {
+        (char *)"rm", (char *)"-rf", (char *)"--", (char *)e->folder, NULL};
+    pid_t pid;
+
+    if (e->folder[0] != '\0' &&
+        posix_spawnp(&pid, "rm", NULL, NULL, argv, environ) == 0)
+        (void)waitpid(pid, NULL, 0);
+}
+
+static int
+run(struct eval *e)
+{
+    const char *connect = mb_cli_str(e->cli, "connect");
+    size_t n = mb_cli_n_args(e->cli);
+    struct mb_error err;
+    mb_status st;
+
+    if (n < 2 || strcmp(mb_cli_arg(e->cli, 0), "ir") != 0) {
+        (void)mb_error_set(&err, MB_ERR_BAD_ARG,
+            n == 0 ? "what to measure: ir DIR..." : "ir DIR... is what it can");
+        return mb_cli_usage(&program, &err);
+    }
+    e->json = mb_cli_has(e->cli, "json");
+    find_tools(e);
+    (void)snprintf(
+        e->collection, sizeof e->collection, "eval-%ld", (long)getpid());
+    st = make_folder(e, &err);
+    if (st == MB_OK && connect != NULL)
+        (void)snprintf(e->endpoint, sizeof e->endpoint, "%s", connect);
+    else if (st == MB_OK)
+        st = start_daemon(e, &err);
+    for (size_t i = 1; st == MB_OK && i < n; i++)
+        st = evaluate(e, mb_cli_arg(e->cli, i), &err);
+    stop_daemon(e);
+    remove_folder(e);
+    return st == MB_OK ? 0 : mb_cli_fail(&program, &err);
+}
+
+int
+main(int argc, char **argv)
+{
+    struct eval e = {0};
+    struct mb_error err;
+    struct sigaction act = {.sa_handler = on_signal};
+    mb_status st = mb_cli_parse(&program, argc, argv, &e.cli, &err);
+    int code;
+
+    if (st != MB_OK)
+        return tool_parse_failed(&program, st, &err);
+    (void)sigaction(SIGINT, &act, NULL);
+    (void)sigaction(SIGTERM, &act, NULL);
+    code = run(&e);
+    mb_cli_free(e.cli);
+    return tool_finish(&program, code);
+}
