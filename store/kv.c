@@ -34,6 +34,7 @@
 #include <lmdb.h>
 
 #include "folder.h"
+#include "pages.h"
 
 #define DEFAULT_MAP_BYTES ((uint64_t)1 << 40)
 #define MIN_MAP_BYTES     ((uint64_t)1 << 24)
@@ -209,6 +210,40 @@ open_env(struct kv *kv, const struct kv_options *opt, struct mb_error *err)
     }
 }
 
+struct tail {
+    uint64_t from; /* first page that the file does not hold */
+    uint64_t n_free;
+};
+
+static mb_status
+count_tail(void *arg, uint64_t txn, uint64_t page)
+{
+    struct tail *tail = arg;
+    (void)txn;
+    tail->n_free += page >= tail->from;
+    return MB_OK;
+}
+
+/* Are all pages behind the end of the file free? Then it is whole, and a crash
+ * came before the commit's padding. Reads the file, not the map. */
+static bool
+is_free_behind(const struct kv *kv, uint64_t file_bytes, uint64_t last_page)
+{
+    struct pages *pages = NULL;
+    struct pages_meta metas[2];
+    struct tail tail = {0};
+    mb_status st = pages_open(kv->folder.path, &pages);
+    if (st == MB_OK)
+        st = pages_metas(pages, metas);
+    if (st == MB_OK) {
+        tail.from = file_bytes / pages_size(pages);
+        st = pages_free_list(pages, &metas[1], count_tail, &tail);
+    }
+    pages_close(pages);
+    return st == MB_OK && metas[1].last_page == last_page &&
+           tail.n_free == last_page + 1 - tail.from;
+}
+
 /* The file must hold every page that a tree may point at. */
 static mb_status
 check_size(struct kv *kv, struct mb_error *err)
@@ -227,7 +262,8 @@ check_size(struct kv *kv, struct mb_error *err)
     if (rc != 0)
         return set_error(kv, rc, "look at store", err);
     uint64_t want = ((uint64_t)info.me_last_pgno + 1) * stat.ms_psize;
-    if ((uint64_t)sb.st_size < want) {
+    if ((uint64_t)sb.st_size < want &&
+        !is_free_behind(kv, (uint64_t)sb.st_size, info.me_last_pgno)) {
         return mb_error_set(err, MB_ERR_CORRUPT,
             "store %s: data.mdb is cut: %llu bytes of %llu", kv->folder.path,
             (unsigned long long)sb.st_size, (unsigned long long)want);

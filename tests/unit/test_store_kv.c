@@ -3,6 +3,7 @@
 #include "mb_test.h"
 
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "kv.h"
@@ -389,6 +390,56 @@ test_open_when_creation_was_cut_off_then_created(void **state)
 }
 
 static void
+write_big(struct kv *kv, size_t size)
+{
+    struct kv_txn *txn;
+    uint8_t *out;
+    assert_ok(kv_begin(kv, true, &txn, NULL));
+    if (size == 0) {
+        assert_ok(kv_del(txn, KV_JOBS, str("big")));
+    } else {
+        assert_ok(kv_reserve(txn, KV_JOBS, str("big"), size, &out));
+        memset(out, 'b', size);
+    }
+    assert_ok(kv_commit(txn, NULL));
+}
+
+/* A crash between a commit and its padding leaves a file that ends before its
+ * last page number, with nothing in the pages that lack. */
+static void
+test_open_when_only_free_pages_are_cut_off_then_opened(void **state)
+{
+    const struct kv_options opt = {.create = true, .no_sync = true};
+    struct mb_test_dir dir = mb_test_dir_begin();
+    char path[MB_TEST_PATH];
+    struct stat sb;
+    struct mb_error err;
+    MB_TEST_UNUSED(state);
+    (void)mb_test_path(&dir, "data.mdb", path);
+    struct kv *kv = open_kv(dir.path, &opt);
+    // The value's pages come last; once free, and with small commits moved to
+    // the pages that earlier ones freed, the file ends in free pages.
+    put_one(kv, "a", "one");
+    write_big(kv, 400000);
+    for (int i = 0; i < 4; i++)
+        put_one(kv, "a", "two");
+    write_big(kv, 0);
+    for (int i = 0; i < 4; i++)
+        put_one(kv, "a", "three");
+    kv_close(kv);
+    assert_int_equal(0, stat(path, &sb));
+    assert_int_equal(0, truncate(path, sb.st_size - 4096));
+    kv = open_kv(dir.path, &opt);
+    put_one(kv, "b", "four");
+    kv_close(kv);
+
+    // The first half has pages in use, or the cut is no cut.
+    assert_int_equal(0, truncate(path, 3 * 4096));
+    assert_status(MB_ERR_CORRUPT, kv_open(dir.path, &opt, &kv, &err), &err);
+    mb_test_dir_end(&dir);
+}
+
+static void
 test_open_when_newer_format_then_refused(void **state)
 {
     const struct kv_options opt = {.create = true, .no_sync = true};
@@ -508,6 +559,8 @@ main(void)
         WITH_STORE(test_open_when_read_only_then_reads_a_live_store),
         cmocka_unit_test(test_open_when_not_lmdb_then_format),
         cmocka_unit_test(test_open_when_creation_was_cut_off_then_created),
+        cmocka_unit_test(
+            test_open_when_only_free_pages_are_cut_off_then_opened),
         WITH_STORE(test_open_when_newer_format_then_refused),
         cmocka_unit_test(test_grow_when_map_full_then_room),
         WITH_STORE(test_stats_when_old_reader_then_lag),
