@@ -41,6 +41,9 @@ def words(n):
                     for _ in range(n))
 
 
+started = []  # all daemons: none may outlive the test
+
+
 class Daemon:
     def __init__(self):
         self.log = os.path.join(folder, "log")
@@ -48,6 +51,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [membankd, "--store", f"{disk}/store", "--listen",
                  f"ipc://{folder}/sock"], stderr=log)
+        started.append(self.process)
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(f"ipc://{folder}/sock")
@@ -137,15 +141,15 @@ def main():
     assert d.stop() == 0
 
     assert mount("-o", "remount,ro", disk) == 0
-    started = subprocess.run(
+    refused = subprocess.run(
         [membankd, "--store", f"{disk}/store", "--listen",
          f"ipc://{folder}/sock2"], capture_output=True, text=True, timeout=20)
-    assert started.returncode == 1, started
-    assert "read-only" in started.stderr.lower(), started.stderr
+    assert refused.returncode == 1, refused
+    assert "read-only" in refused.stderr.lower(), refused.stderr
     seen = subprocess.run([dump, "--store", f"{disk}/store", "verify"],
                           capture_output=True, text=True, timeout=60)
     assert seen.returncode == 0, seen
-    print("read-only:", started.stderr.strip().splitlines()[-1])
+    print("read-only:", refused.stderr.strip().splitlines()[-1])
     print("read-only dump:", seen.stdout.strip())
 
 
@@ -163,8 +167,10 @@ except AssertionError as failure:
     print(open(os.path.join(folder, "log"), encoding="utf-8",
                errors="replace").read()[-2000:])
 finally:
-    subprocess.run(["pkill", "-9", "-f", folder], check=False)
-    time.sleep(0.1)
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
     subprocess.run(["umount", disk], check=False)
     subprocess.run(["rm", "-rf", folder], check=False)
 sys.exit(status)

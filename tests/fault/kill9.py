@@ -41,6 +41,9 @@ WORDS = [f"{a}{b}{c}" for a in ("ka", "mo", "ti", "ru", "se", "lo")
          for b in ("la", "ne", "po", "vi", "xu") for c in ("", "n", "r", "st")]
 
 
+daemons = []  # all processes: none may outlive the test
+
+
 class Daemon:
     def __init__(self):
         self.log = open(os.path.join(folder, "log"), "ab")
@@ -50,6 +53,7 @@ class Daemon:
             [binary, "--store", store, "--listen", endpoint,
              "--flat-below", "300", "--refit-quiet-ms", "20"],
             stderr=self.log)
+        daemons.append(self.process)
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(endpoint)
@@ -246,6 +250,9 @@ except AssertionError as failure:
     print(tail())
     status = 1
 finally:
-    subprocess.run(["pkill", "-9", "-f", folder], check=False)
+    for process in daemons:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
     shutil.rmtree(folder, ignore_errors=True)
 sys.exit(status)
