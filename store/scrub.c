@@ -84,6 +84,13 @@ zeroed_clear(struct scrub *s, uint64_t page)
         s->zeroed[page / 8] &= (uint8_t) ~(1u << (page % 8));
 }
 
+static void
+forget_zeroed(struct scrub *s)
+{
+    if (s->n_zeroed > 0)
+        memset(s->zeroed, 0, (size_t)(s->n_zeroed / 8));
+}
+
 /* Without memory the page will be looked at again, no more. */
 static void
 zeroed_set(struct scrub *s, uint64_t page)
@@ -193,8 +200,8 @@ take_gaps(struct scrub *s, uint64_t *txn)
         return MB_OK; // the first commit of all
     s->n_new = 0;
     st = pages_diff(s->pages, &metas[0], &metas[1], &visitor);
-    if (s->n_new > BIG_COMMIT_PAGES && s->n_zeroed > 0)
-        memset(s->zeroed, 0, (size_t)(s->n_zeroed / 8));
+    if (s->n_new > BIG_COMMIT_PAGES)
+        forget_zeroed(s);
     return st;
 }
 
@@ -231,6 +238,17 @@ give_up(struct scrub *s, mb_status st)
     s->pages = NULL;
 }
 
+/* A commit could not be looked at for want of memory. What is known may be
+ * wrong now (a gap that waits may hold rows), so nothing is; the next scrub
+ * walks the whole tree. */
+static void
+forget(struct scrub *s)
+{
+    gaps_clear(s);
+    forget_zeroed(s);
+    s->gaps_unknown = true;
+}
+
 void
 scrub_committed(struct scrub *s, bool erased)
 {
@@ -239,7 +257,9 @@ scrub_committed(struct scrub *s, bool erased)
         mb_status st = take_gaps(s, &txn);
         if (st == MB_OK && erased)
             st = gaps_flush(s);
-        if (st != MB_OK)
+        if (st == MB_ERR_NOMEM)
+            forget(s);
+        else if (st != MB_OK)
             give_up(s, st);
     }
     if (erased) {
@@ -340,7 +360,8 @@ scrub_slice(struct scrub *s, bool busy, bool idle)
     if (st == MB_OK)
         st = clean_slice(s, &done);
     if (st != MB_OK) {
-        if (st != MB_ERR_NO_SPACE)
+        // A full disk and short memory pass; then it goes on.
+        if (st != MB_ERR_NO_SPACE && st != MB_ERR_NOMEM)
             give_up(s, st);
         return false;
     }

@@ -52,6 +52,7 @@ struct writer {
     struct wtxn w;
     struct scrub *scrub;
     bool dropping;
+    bool drop_waits; /* it failed: to be gone on with after a commit */
 };
 
 /* ---- one transaction ---- */
@@ -108,7 +109,8 @@ txn_commit(struct writer *wr, struct mb_error *err)
     if (st != MB_OK)
         return st;
     scrub_committed(wr->scrub, erased);
-    wr->dropping = wr->dropping || dropped;
+    wr->dropping = wr->dropping || dropped || wr->drop_waits;
+    wr->drop_waits = false;
     pthread_mutex_lock(&wr->lock);
     wr->stats.n_commits++;
     wr->stats.last_commit_us = (mb_clock_ns() - start) / 1000;
@@ -243,11 +245,16 @@ drop_slice(struct writer *wr, size_t max)
     }
     if (st == MB_OK && done)
         mb_log(MB_LOG_INFO, "store.dropped", "collection=%u", (unsigned)id);
+    if (st != MB_OK && kv_map_is_full(wr->store->kv) &&
+        kv_grow(wr->store->kv, &err) == MB_OK)
+        return;
     if (st != MB_OK) {
-        // Not worth trying again at once; the next start does.
+        // Not worth trying again at once (a full disk, damage); when a commit
+        // works again, or at the next start, it goes on.
         wr->dropping = false;
+        wr->drop_waits = true;
         mb_log(
-            MB_LOG_ERR, "store.drop_failed", "status=%s", mb_status_name(st));
+            MB_LOG_WARN, "store.drop_failed", "status=%s", mb_status_name(st));
     }
 }
 
