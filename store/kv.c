@@ -43,6 +43,8 @@
 /* How long growing waits for this process's transactions to end. */
 #define GROW_WAIT_MS 10000
 #define FORMAT_KEY   "format"
+/* The largest row that kv_rewrite takes. */
+#define MAX_REWRITTEN_ROW ((size_t)1 << 20)
 
 struct kv {
     MDB_env *env;
@@ -885,6 +887,55 @@ kv_del_prefix(struct kv_txn *txn, enum kv_table table, struct mb_slice prefix,
     kv_cursor_close(c);
     *n = done;
     return st == MB_ERR_NOT_FOUND ? MB_OK : st;
+}
+
+/* Take rows out into `rows`: u32 sizes of key and value, then both. */
+static mb_status
+take_rows(struct kv_txn *txn, enum kv_table table, struct mb_slice from,
+    size_t bytes, struct mb_buffer *rows)
+{
+    struct kv_cursor *c;
+    struct mb_slice key;
+    struct mb_slice val;
+    mb_status st = kv_cursor_open(txn, table, &c);
+    if (st != MB_OK)
+        return st;
+    st = kv_cursor_seek(c, from, &key, &val);
+    while (st == MB_OK && rows->size < bytes) {
+        uint8_t sizes[8];
+        mb_put_le32(sizes, (uint32_t)key.size);
+        mb_put_le32(sizes + 4, (uint32_t)val.size);
+        st = mb_buffer_append(rows, sizes, sizeof(sizes));
+        if (st == MB_OK)
+            st = mb_buffer_append(rows, key.data, key.size);
+        if (st == MB_OK)
+            st = mb_buffer_append(rows, val.data, val.size);
+        if (st == MB_OK)
+            st = kv_cursor_del(c);
+        if (st == MB_OK)
+            st = kv_cursor_next(c, &key, &val);
+    }
+    kv_cursor_close(c);
+    return st == MB_ERR_NOT_FOUND ? MB_OK : st;
+}
+
+mb_status
+kv_rewrite(
+    struct kv_txn *txn, enum kv_table table, struct mb_slice from, size_t bytes)
+{
+    struct mb_buffer rows;
+    mb_buffer_init(&rows, bytes + MAX_REWRITTEN_ROW);
+    mb_status st = take_rows(txn, table, from, bytes, &rows);
+    for (size_t at = 0; st == MB_OK && at < rows.size;) {
+        const uint8_t *p = rows.data + at;
+        size_t key = mb_get_le32(p);
+        size_t val = mb_get_le32(p + 4);
+        st = kv_put(
+            txn, table, mb_slice_of(p + 8, key), mb_slice_of(p + 8 + key, val));
+        at += 8 + key + val;
+    }
+    mb_buffer_fini(&rows);
+    return st;
 }
 
 /* ---- figures and copy ---- */

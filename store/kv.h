@@ -144,6 +144,13 @@ bool kv_has_prefix(struct mb_slice key, struct mb_slice prefix);
 MB_MUST_USE mb_status kv_del_prefix(struct kv_txn *txn, enum kv_table table,
     struct mb_slice prefix, size_t max, size_t *n);
 
+/* Erase the rows from key `from` on, `bytes` of them or a little more, and put
+ * them again. LMDB may steer by a key that is no longer there; this makes it
+ * take others, of rows that are. After a failure rows are missing: abort.
+ * Errors: NO_SPACE, NOMEM, TOO_LARGE (a row above 1 MiB). */
+MB_MUST_USE mb_status kv_rewrite(struct kv_txn *txn, enum kv_table table,
+    struct mb_slice from, size_t bytes);
+
 struct kv_stats {
     uint64_t file_bytes;
     uint64_t map_bytes;

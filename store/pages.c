@@ -246,6 +246,8 @@ pages_open(const char *path, struct pages **out)
     if (p == NULL)
         return st != MB_OK ? st : MB_ERR_NOMEM;
     p->fd = open(name, O_RDWR | O_CLOEXEC);
+    if (p->fd < 0 && folder_status(errno) == MB_ERR_READ_ONLY)
+        p->fd = open(name, O_RDONLY | O_CLOEXEC); // to look only
     if (p->fd < 0) {
         st = folder_status(errno);
         goto out;
@@ -358,6 +360,7 @@ pages_zero(struct pages *p, uint64_t page, uint64_t start, uint64_t end)
 struct diff {
     struct pages *p;
     const struct pages_visitor *v;
+    struct mb_slice table; /* name of the tree's table; empty: LMDB's own */
 };
 
 /* Children of all pages in `at`, or of leaves the overflow runs they name. */
@@ -387,12 +390,31 @@ gather_below(
     return MB_OK;
 }
 
+/* Tell of the keys in the branch page at hand. */
+static mb_status
+visit_separators(struct diff *d, uint32_t height)
+{
+    size_t n = page_n_nodes(d->p);
+    for (size_t k = 0; k < n; k++) {
+        struct node node;
+        mb_status st = read_node(d->p, k, &node);
+        if (st == MB_OK && node.key.size > 0)
+            st = d->v->separator(d->v->arg, d->table, height, node.key);
+        if (st != MB_OK)
+            return st;
+    }
+    return MB_OK;
+}
+
 /* Tell of the new pages in `at`; their gap lies between lower and upper. */
 static mb_status
-visit_written(struct diff *d, const struct numbers *at)
+visit_written(struct diff *d, const struct numbers *at, uint32_t height)
 {
     for (size_t i = 0; i < at->n; i++) {
         mb_status st = read_page(d->p, at->data[i]);
+        if (st == MB_OK && height > 1 && d->table.size > 0 &&
+            d->v->separator != NULL)
+            st = visit_separators(d, height);
         if (st != MB_OK)
             return st;
         st = d->v->written(d->v->arg, at->data[i], 1,
@@ -516,7 +538,7 @@ diff_tree(struct diff *d, struct pages_tree older, struct pages_tree newer)
         if (st == MB_OK)
             st = visit_gone(d, &p->at[0]);
         if (st == MB_OK)
-            st = visit_written(d, &p->at[1]);
+            st = visit_written(d, &p->at[1], height);
         if (st == MB_OK && height == 1)
             return diff_leaves(d);
         for (size_t i = 0; st == MB_OK && i < 2; i++) {
@@ -605,15 +627,17 @@ mb_status
 pages_diff(struct pages *p, const struct pages_meta *older,
     const struct pages_meta *newer, const struct pages_visitor *visitor)
 {
-    struct diff d = {p, visitor};
+    struct diff d = {.p = p, .v = visitor};
     struct tables was;
     struct tables is;
     mb_status st = read_tables(p, older->main, &was);
     if (st == MB_OK)
         st = read_tables(p, newer->main, &is);
     for (size_t i = 0; st == MB_OK && i < is.n; i++) {
+        d.table = mb_slice_of(is.list[i].name, is.list[i].name_size);
         st = diff_tree(&d, find_table(&was, &is.list[i]), is.list[i].tree);
     }
+    d.table = mb_slice_of(NULL, 0);
     if (st == MB_OK)
         st = diff_tree(&d, older->main, newer->main);
     if (st == MB_OK)

@@ -29,7 +29,8 @@ struct pages_meta {
     struct pages_tree main;
 };
 
-/* Errors: IO, NOT_IMPLEMENTED, NOMEM. */
+/* A file that may not be written is opened for reading.
+ * Errors: IO, NOT_IMPLEMENTED, NOMEM. */
 MB_MUST_USE mb_status pages_open(const char *path, struct pages **out);
 void pages_close(struct pages *p);
 /* The two newest transactions, older first. Errors: IO, CORRUPT. */
@@ -44,6 +45,10 @@ struct pages_visitor {
     /* The newer one no longer has the run that begins at `page`. May be NULL. */
     mb_status (*gone)(void *arg, uint64_t page);
     void *arg;
+    /* A key in a branch page that the newer one wrote, of a named table; height
+     * is 2 just above the leaves. It must not use p. May be NULL. */
+    mb_status (*separator)(
+        void *arg, struct mb_slice table, uint32_t height, struct mb_slice key);
 };
 
 /* What a transaction wrote, in all tables, against the one just before.

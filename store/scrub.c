@@ -14,7 +14,12 @@
  *    began after N. It happens inside a write transaction, so that LMDB does
  *    not hand the pages out meanwhile.
  * What was erased lived in pages that N replaced or that were free before, so
- * both rules together leave nothing.
+ * both rules together leave no row.
+ * 3. A branch page steers by a key that was once the first of a leaf, and keeps
+ * it when that row goes. Keys hold ids, terms and values of users, so each key
+ * in a branch page that such a commit wrote is looked up, and where it has no
+ * row, the rows of its leaf are taken out and put again: LMDB merges and splits
+ * pages then, and steers by keys of rows that are there.
  *
  * What is known of gaps and zeroed pages lives in memory. If the store was not
  * shut in order, all gaps count as unknown, and the next scrub walks the whole
@@ -44,6 +49,13 @@
 #define GAP_WAIT_MS    50
 #define READER_WAIT_MS 200
 
+/* Keys without a row that may wait, and how many are treated at once. */
+#define MAX_STALE       8192
+#define SLICE_STALE     64
+#define SLICE_BUSY_KEYS 8
+/* A branch page above branch pages leads to that many times a page of rows. */
+#define PAGES_BELOW_BRANCH 128
+
 #define SLOT_FREE UINT64_MAX
 #define SLOT_DEAD (UINT64_MAX - 1)
 
@@ -52,6 +64,13 @@ struct gap {
     uint64_t page; /* or SLOT_FREE, SLOT_DEAD */
     uint64_t start;
     uint64_t end;
+};
+
+/* A key that a branch page has and no row. */
+struct stale {
+    enum kv_table table;
+    uint32_t height; /* of the branch page; 2 is above the leaves */
+    struct kv_key key;
 };
 
 struct scrub {
@@ -65,6 +84,10 @@ struct scrub {
     size_t n_slots_used; /* dead ones too */
     uint8_t *zeroed;     /* bit by page: free and zero */
     uint64_t n_zeroed;   /* bits there is room for */
+    struct stale *stale;
+    size_t n_stale;
+    size_t max_stale;    /* there is room for */
+    struct kv_txn *look; /* to look keys up while pages are walked */
     uint64_t n_new;      /* pages of the commit at hand */
     size_t budget;       /* of the slice at hand */
 };
@@ -186,20 +209,112 @@ page_gone(void *arg, uint64_t page)
     return MB_OK;
 }
 
-/* Gaps of the newest commit; *txn becomes its number. */
-static mb_status
-take_gaps(struct scrub *s, uint64_t *txn)
+/* ---- keys without a row ---- */
+
+static void see_commit(struct scrub *s, bool erased, bool keys);
+
+/* Tables whose keys hold users' bytes. */
+static bool
+has_user_keys(struct mb_slice name, enum kv_table *table)
 {
-    const struct pages_visitor visitor = {page_written, page_gone, s};
-    struct pages_meta metas[2];
-    mb_status st = pages_metas(s->pages, metas);
+    static const enum kv_table tables[] = {
+        KV_META, KV_DOCUMENT_IDS, KV_TERMS, KV_FIELDS};
+
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        if (mb_slice_equal(name, mb_slice_cstr(kv_table_name(tables[i])))) {
+            *table = tables[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+static mb_status
+stale_add(
+    struct scrub *s, enum kv_table table, uint32_t height, struct mb_slice key)
+{
+    if (s->n_stale == MAX_STALE) {
+        s->gaps_unknown = true; // so the tree is walked, and the rest found
+        return MB_OK;
+    }
+    if (s->n_stale == s->max_stale) {
+        size_t max = s->max_stale == 0 ? 16 : 2 * s->max_stale;
+        struct stale *list = mb_realloc(s->stale, max * sizeof(*list));
+        if (list == NULL)
+            return MB_ERR_NOMEM;
+        s->stale = list;
+        s->max_stale = max;
+    }
+    struct stale *e = &s->stale[s->n_stale++];
+    e->table = table;
+    e->height = height;
+    kv_key_init(&e->key);
+    kv_key_bytes(&e->key, key);
+    return MB_OK;
+}
+
+static mb_status
+check_separator(
+    void *arg, struct mb_slice name, uint32_t height, struct mb_slice key)
+{
+    struct scrub *s = arg;
+    struct mb_slice val;
+    enum kv_table table;
+    if (key.size > KV_MAX_KEY || !has_user_keys(name, &table))
+        return MB_OK;
+    mb_status st = kv_get(s->look, table, key, &val);
+    return st == MB_ERR_NOT_FOUND ? stale_add(s, table, height, key) : st;
+}
+
+/* Have LMDB steer by other keys: some of the list, in its own commit. */
+static mb_status
+replace_stale(struct scrub *s, bool busy)
+{
+    size_t page = pages_size(s->pages);
+    size_t left = busy ? SLICE_BUSY_KEYS : SLICE_STALE;
+    struct kv_txn *txn;
+    mb_status st = kv_begin(s->kv, true, &txn, NULL);
     if (st != MB_OK)
         return st;
-    *txn = metas[1].txn;
+    size_t n = s->n_stale;
+    for (; st == MB_OK && n > 0 && left > 0; left--) {
+        const struct stale *e = &s->stale[--n];
+        struct mb_slice key = kv_key_slice(&e->key);
+        struct mb_slice val;
+        st = kv_get(txn, e->table, key, &val);
+        if (st == MB_ERR_NOT_FOUND) {
+            st = kv_rewrite(txn, e->table, key,
+                e->height == 2 ? page : page * PAGES_BELOW_BRANCH);
+        }
+    }
+    if (st == MB_OK)
+        st = scrub_mark(txn);
+    if (st != MB_OK) {
+        kv_abort(txn);
+        return st;
+    }
+    st = kv_commit(txn, NULL);
+    if (st == MB_OK) {
+        s->n_stale = n;
+        see_commit(s, true, false);
+    }
+    return st;
+}
+
+/* ---- commits ---- */
+
+/* Gaps of the newest commit, and stale keys if asked. */
+static mb_status
+take_gaps(struct scrub *s, const struct pages_meta metas[2], bool keys)
+{
+    const struct pages_visitor visitor = {.written = page_written,
+        .gone = page_gone,
+        .arg = s,
+        .separator = keys ? check_separator : NULL};
     if (metas[0].txn + 1 != metas[1].txn)
         return MB_OK; // the first commit of all
     s->n_new = 0;
-    st = pages_diff(s->pages, &metas[0], &metas[1], &visitor);
+    mb_status st = pages_diff(s->pages, &metas[0], &metas[1], &visitor);
     if (s->n_new > BIG_COMMIT_PAGES)
         forget_zeroed(s);
     return st;
@@ -218,7 +333,8 @@ clean_now(
 static mb_status
 clean_all_gaps(struct scrub *s, const struct pages_meta *meta)
 {
-    const struct pages_visitor visitor = {clean_now, NULL, s};
+    const struct pages_visitor visitor = {
+        .written = clean_now, .arg = s, .separator = check_separator};
     uint64_t start = mb_clock_ns();
     mb_status st = pages_walk(s->pages, meta, &visitor);
     if (st == MB_OK) {
@@ -246,26 +362,39 @@ forget(struct scrub *s)
 {
     gaps_clear(s);
     forget_zeroed(s);
+    s->n_stale = 0;
     s->gaps_unknown = true;
+}
+
+/* After a commit. keys: those of branch pages may have lost their rows. */
+static void
+see_commit(struct scrub *s, bool erased, bool keys)
+{
+    struct pages_meta metas[2];
+    s->pending = s->pending || erased;
+    if (s->pages == NULL)
+        return;
+    mb_status st = pages_metas(s->pages, metas);
+    if (st == MB_OK && erased)
+        s->erase_txn = metas[1].txn;
+    if (st == MB_OK && keys)
+        st = kv_begin(s->kv, false, &s->look, NULL);
+    if (st == MB_OK)
+        st = take_gaps(s, metas, keys);
+    kv_abort(s->look);
+    s->look = NULL;
+    if (st == MB_OK && erased)
+        st = gaps_flush(s);
+    if (st == MB_ERR_NOMEM || st == MB_ERR_BUSY) // memory, or reader slots
+        forget(s);
+    else if (st != MB_OK)
+        give_up(s, st);
 }
 
 void
 scrub_committed(struct scrub *s, bool erased)
 {
-    uint64_t txn = 0;
-    if (s->pages != NULL) {
-        mb_status st = take_gaps(s, &txn);
-        if (st == MB_OK && erased)
-            st = gaps_flush(s);
-        if (st == MB_ERR_NOMEM)
-            forget(s);
-        else if (st != MB_OK)
-            give_up(s, st);
-    }
-    if (erased) {
-        s->pending = true;
-        s->erase_txn = txn;
-    }
+    see_commit(s, erased, erased);
 }
 
 /* ---- free pages ---- */
@@ -314,8 +443,19 @@ clean_slice(struct scrub *s, bool *done)
     if (st != MB_OK)
         return st;
     st = pages_metas(s->pages, metas);
-    if (st == MB_OK && s->gaps_unknown)
+    if (st == MB_OK && s->gaps_unknown) {
+        s->look = txn;
         st = clean_all_gaps(s, &metas[1]);
+        s->look = NULL;
+        if (st == MB_OK && s->n_stale > 0) {
+            kv_abort(txn); // they come first
+            *done = false;
+            return MB_OK;
+        }
+    }
+    // Also of the pages that this commit replaces: they are free after it.
+    if (st == MB_OK)
+        st = gaps_flush(s);
     if (st == MB_OK)
         st = pages_free_list(s->pages, &metas[1], clean_free, s);
     *done = st == MB_OK;
@@ -348,7 +488,14 @@ scrub_slice(struct scrub *s, bool busy, bool idle)
             give_up(s, st);
         return false;
     }
-    mb_status st = pages_metas(s->pages, metas);
+    mb_status st = MB_OK;
+    if (s->n_stale > 0) {
+        st = replace_stale(s, busy);
+        if (st == MB_OK)
+            return s->pages != NULL;
+    }
+    if (st == MB_OK)
+        st = pages_metas(s->pages, metas);
     if (st == MB_OK && metas[1].txn <= s->erase_txn) {
         if (busy)
             return true; // those who wait will commit soon
@@ -423,9 +570,11 @@ scrub_free(struct scrub *s)
 {
     if (s == NULL)
         return;
-    if (s->pages != NULL && !s->gaps_unknown && gaps_flush(s) == MB_OK)
+    if (s->pages != NULL && !s->gaps_unknown && s->n_stale == 0 &&
+        gaps_flush(s) == MB_OK)
         kv_mark_shut(s->kv);
     pages_close(s->pages);
+    mb_free(s->stale);
     mb_free(s->gaps);
     mb_free(s->zeroed);
     mb_free(s);
