@@ -404,6 +404,36 @@ write_big(struct kv *kv, size_t size)
     assert_ok(kv_commit(txn, NULL));
 }
 
+/* The same by someone who may not write, as on a read-only disk. */
+static void
+open_where_nothing_may_be_written(const struct mb_test_dir *dir)
+{
+    char data[MB_TEST_PATH];
+    char lock[MB_TEST_PATH];
+    int status;
+    (void)mb_test_path(dir, "data.mdb", data);
+    (void)mb_test_path(dir, "lock.mdb", lock);
+    assert_int_equal(0, chmod(data, 0444));
+    assert_int_equal(0, chmod(lock, 0444));
+    assert_int_equal(0, chmod(dir->path, 0555));
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        const struct kv_options opt = {.read_only = true};
+        struct kv *kv;
+        // Root may write anything: become nobody.
+        if (geteuid() == 0 && setuid(65534) != 0)
+            _exit(2);
+        _exit(kv_open(dir->path, &opt, &kv, NULL) == MB_OK ? 42 : 1);
+    }
+    assert_int_equal(child, waitpid(child, &status, 0));
+    assert_int_equal(0, chmod(dir->path, 0755));
+    assert_int_equal(0, chmod(data, 0644));
+    assert_int_equal(0, chmod(lock, 0644));
+    assert_true(WIFEXITED(status));
+    assert_int_equal(42, WEXITSTATUS(status));
+}
+
 /* A crash between a commit and its padding leaves a file that ends before its
  * last page number, with nothing in the pages that lack. */
 static void
@@ -429,6 +459,7 @@ test_open_when_only_free_pages_are_cut_off_then_opened(void **state)
     kv_close(kv);
     assert_int_equal(0, stat(path, &sb));
     assert_int_equal(0, truncate(path, sb.st_size - 4096));
+    open_where_nothing_may_be_written(&dir);
     kv = open_kv(dir.path, &opt);
     put_one(kv, "b", "four");
     kv_close(kv);
