@@ -272,6 +272,23 @@ has_segments_from(struct wtxn *w, const struct wcoll *wc, mb_segno from,
     return MB_OK;
 }
 
+/* What is no longer served waits for its purge. Its record says so at once:
+ * vectors that came while it was served are counted in the collection alone,
+ * so that its own count is not that of its rows any more. A damaged record, or
+ * none, must not keep the rest from going. */
+static mb_status
+mark_purging(struct wtxn *w, const struct wcoll *wc, uint32_t generation)
+{
+    struct generation g;
+    mb_status st = generation_read(w->txn, wc->c.id, generation, &g, NULL);
+
+    if (st == MB_OK && g.state != GENERATION_PURGING) {
+        g.state = GENERATION_PURGING;
+        st = generation_write(w->txn, wc->c.id, generation, &g);
+    }
+    return st == MB_ERR_NOT_FOUND || st == MB_ERR_CORRUPT ? MB_OK : st;
+}
+
 mb_status
 dense_generation_switch(struct wtxn *w, struct wcoll *wc, uint32_t generation,
     mb_segno complete_to, uint64_t fitted_segments, struct mb_error *err)
@@ -291,6 +308,12 @@ dense_generation_switch(struct wtxn *w, struct wcoll *wc, uint32_t generation,
             "generation %u lacks segments from %u on", generation, complete_to);
     }
     w->changed = true;
+    if (wc->c.generation != 0) {
+        st = mark_purging(w, wc, wc->c.generation);
+    }
+    if (st != MB_OK) {
+        return mb_error_set(err, st, "generation %u", wc->c.generation);
+    }
     wc->c.generation = generation;
     wc->c.building = 0;
     wc->c.dim = g.dim;
@@ -331,17 +354,10 @@ static mb_status
 purge_one(struct wtxn *w, struct wcoll *wc, uint32_t generation, size_t *left,
     bool *done)
 {
-    struct generation g;
     struct kv_key key;
-    mb_status st;
+    mb_status st = mark_purging(w, wc, generation);
 
-    st = generation_read(w->txn, wc->c.id, generation, &g, NULL);
-    if (st == MB_OK && g.state != GENERATION_PURGING) {
-        g.state = GENERATION_PURGING;
-        st = generation_write(w->txn, wc->c.id, generation, &g);
-    }
-    // A damaged record, or none, must not keep the rest from going.
-    if (st == MB_OK || st == MB_ERR_NOT_FOUND || st == MB_ERR_CORRUPT) {
+    if (st == MB_OK) {
         st = erase_rows(w, wc->c.id, generation, left);
     }
     if (st != MB_OK || *left == 0) {

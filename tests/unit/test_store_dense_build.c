@@ -417,6 +417,30 @@ test_add_when_gone_repeated_or_nothing_then_left_out(void **state)
     assert_int_equal(0, count_broken(f));
 }
 
+/* Between switch and purge, with vectors that came while the first generation
+ * was served. */
+static void
+test_switch_when_old_one_not_purged_then_verify_is_clean(void **state)
+{
+    struct fixture *f = *state;
+    struct dense_rig *rig = &f->rig;
+    static const mb_segno segnos[4] = {3, 5, 8, 9};
+    for (size_t n = 3; n <= 4; n++) {
+        uint32_t g = begin_generation(f, mb_slice_of("m", 1));
+        begin_write(f);
+        assert_ok(dense_generation_add(
+            &rig->w, &rig->wc, g, DIM, segnos, f->x, NULL, n, &f->err));
+        assert_ok(
+            dense_generation_switch(&rig->w, &rig->wc, g, 1000, n, &f->err));
+        if (n == 3)
+            assert_ok(dense_add(
+                &rig->w, &rig->wc, segnos[3], f->x + 3 * DIM, DIM, &f->err));
+        commit(f);
+        assert_int_equal(4, rig->wc.c.n_vectors);
+        assert_int_equal(0, count_broken(f));
+    }
+}
+
 static void
 test_switch_when_newer_segments_exist_then_stale(void **state)
 {
@@ -688,6 +712,7 @@ main(void)
         DENSE_TEST(test_begin_when_one_is_building_then_busy),
         DENSE_TEST(test_steps_when_out_of_order_then_stale),
         DENSE_TEST(test_add_when_gone_repeated_or_nothing_then_left_out),
+        DENSE_TEST(test_switch_when_old_one_not_purged_then_verify_is_clean),
         DENSE_TEST(test_switch_when_newer_segments_exist_then_stale),
         DENSE_TEST(test_remove_when_two_generations_then_out_of_both),
         DENSE_TEST(test_model_when_of_many_pieces_then_comes_back_whole),
