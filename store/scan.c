@@ -50,76 +50,13 @@ plain_scale(const int32_t *dots, float q_scale, const uint8_t *scales, size_t n,
     return best;
 }
 
-/* IEEE 754 binary16 to binary32; every value is exact. */
-static float
-float_from_half(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
-    uint32_t exponent = (h >> 10) & 0x1fu;
-    uint32_t mantissa = h & 0x3ffu;
-    uint32_t bits;
-    float out;
-
-    if (exponent == 0x1fu) {
-        bits = sign | 0x7f800000u | mantissa << 13;
-    } else if (exponent != 0) {
-        bits = sign | (exponent + 112) << 23 | mantissa << 13;
-    } else {
-        float tiny = (float)mantissa * 0x1p-24f; // subnormal, or zero
-
-        memcpy(&bits, &tiny, sizeof(bits));
-        bits |= sign;
-    }
-    memcpy(&out, &bits, sizeof(out));
-    return out;
-}
-
-/* Shift right by n in [1, 31], rounding to nearest, ties to even. */
-static uint32_t
-shift_round_even(uint32_t v, unsigned n)
-{
-    uint32_t kept = v >> n;
-    uint32_t rest = v & ((1u << n) - 1);
-    uint32_t half = 1u << (n - 1);
-
-    return kept + ((rest > half || (rest == half && (kept & 1u) != 0)) ? 1 : 0);
-}
-
-static uint16_t
-half_from_float(float f)
-{
-    uint32_t bits;
-    uint32_t sign;
-    uint32_t rest;
-
-    memcpy(&bits, &f, sizeof(bits));
-    sign = bits >> 16 & 0x8000u;
-    rest = bits & 0x7fffffffu;
-    if (rest > 0x7f800000u) {
-        return (uint16_t)(sign | 0x7e00u | (rest >> 13 & 0x3ffu)); // NaN
-    }
-    if (rest >= 0x477ff000u) {
-        return (uint16_t)(sign | 0x7c00u); // rounds past the largest: infinity
-    }
-    if (rest < 0x33000000u) {
-        return (uint16_t)sign; // below half the smallest subnormal
-    }
-    if (rest < 0x38800000u) { // subnormal in fp16
-        uint32_t mantissa = (rest & 0x7fffffu) | 0x800000u;
-        unsigned shift = 126 - (rest >> 23);
-
-        return (uint16_t)(sign | shift_round_even(mantissa, shift));
-    }
-    return (uint16_t)(sign | shift_round_even(rest - 0x38000000u, 13));
-}
-
 static float
 plain_dot_f16(const float *q, const uint8_t *x, size_t dim)
 {
     double sum = 0;
 
     for (size_t d = 0; d < dim; d++) {
-        sum += (double)(q[d] * float_from_half(mb_get_le16(x + 2 * d)));
+        sum += (double)(q[d] * mb_half_to_float(mb_get_le16(x + 2 * d)));
     }
     return (float)sum;
 }
@@ -142,7 +79,7 @@ static void
 plain_to_f16(const float *x, size_t n, uint8_t *out)
 {
     for (size_t i = 0; i < n; i++) {
-        mb_put_le16(out + 2 * i, half_from_float(x[i]));
+        mb_put_le16(out + 2 * i, mb_half_from_float(x[i]));
     }
 }
 
@@ -150,7 +87,7 @@ static void
 plain_from_f16(const uint8_t *x, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++) {
-        out[i] = float_from_half(mb_get_le16(x + 2 * i));
+        out[i] = mb_half_to_float(mb_get_le16(x + 2 * i));
     }
 }
 

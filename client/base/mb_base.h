@@ -149,6 +149,11 @@ uint64_t mb_get_be64(const uint8_t *p);
 void mb_put_lef32(uint8_t *p, float v);
 float mb_get_lef32(const uint8_t *p);
 
+/* IEEE 754 binary16. To float is exact; from float rounds to nearest, ties to
+ * even, to infinity past the largest; NaN stays NaN. */
+float mb_half_to_float(uint16_t h);
+uint16_t mb_half_from_float(float f);
+
 #define MB_VARINT_MAX 10
 /* LEB128: writes at most MB_VARINT_MAX bytes, returns how many. */
 size_t mb_put_varint(uint8_t *p, uint64_t v);
