@@ -16,7 +16,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#define MAX_ATTEMPTS 16 /* refolds of one put, far more than can happen */
+#define MAX_ATTEMPTS 16 /* to submit one put, far more than can happen */
 
 struct put {
     struct dispatch_task task; /* to fold it in again */
@@ -146,6 +146,22 @@ indexer_prepare(struct indexer *ix, struct worker *w, struct mb_arena *arena,
 
 /* ---- vectors ---- */
 
+/* The put's collection as it is now; another of the same name is not it. */
+static mb_status
+look_again(struct put *put, struct mb_snapshot *snap, struct mb_error *err)
+{
+    struct mb_collection now;
+    mb_status st =
+        mb_collection_get(snap, mb_slice_cstr(put->coll.name), &now, err);
+
+    if (st == MB_OK && now.id != put->coll.id)
+        st = mb_error_set(err, MB_ERR_NOT_FOUND,
+            "collection \"%s\" was dropped and made again", now.name);
+    if (st == MB_OK)
+        put->coll = now;
+    return st;
+}
+
 /* Fold all segments of the put in by the embedding that its collection serves
  * now. None served: the put goes without vectors. */
 static mb_status
@@ -163,8 +179,7 @@ fold(struct put *put, struct worker *w, struct mb_error *err)
     st = mb_snapshot_begin(ix->opt.store, &snap, err);
     if (st != MB_OK)
         return st;
-    st =
-        mb_collection_get(snap, mb_slice_cstr(put->coll.name), &put->coll, err);
+    st = look_again(put, snap, err);
     put->generation = put->coll.generation;
     if (st != MB_OK || put->generation == 0)
         goto out;
@@ -315,6 +330,18 @@ finish(struct put *put, mb_status st, const struct mb_error *err)
     indexer_put_free(put);
 }
 
+/* That generations change is our business: no client hears of it. */
+static void
+give_up(struct put *put)
+{
+    struct mb_error err = {0};
+    mb_status st = mb_error_set(&err, MB_ERR_BUSY,
+        "the embedding of \"%s\" changed %d times meanwhile", put->coll.name,
+        MAX_ATTEMPTS);
+
+    finish(put, st, &err);
+}
+
 /* On the writer's thread. */
 static void
 on_applied(
@@ -324,13 +351,15 @@ on_applied(
 
     MB_ASSERT(op == put->op);
     gate_leave(put);
-    if (st == MB_ERR_STALE && put->n_attempts < MAX_ATTEMPTS) {
+    if (st != MB_ERR_STALE) {
+        finish(put, st, err);
+    } else if (put->n_attempts < MAX_ATTEMPTS) {
         put->task.fn = fold_again;
         put->task.arg = put;
         dispatch_post(put->ix->opt.dispatch, true, &put->task);
-        return;
+    } else {
+        give_up(put);
     }
-    finish(put, st, err);
 }
 
 static void
@@ -363,10 +392,12 @@ indexer_submit(
         passage = gate_enter(put);
         if (passage == PARKED)
             return;
+        if (passage == BEHIND && put->n_attempts >= MAX_ATTEMPTS) {
+            give_up(put);
+            return;
+        }
         if (passage == FAILED)
             st = mb_error_set(&err, MB_ERR_NOMEM, "put");
-        else if (passage == BEHIND && put->n_attempts >= MAX_ATTEMPTS)
-            st = mb_error_set(&err, MB_ERR_STALE, "generations change");
         else if (passage == BEHIND)
             st = fold(put, w, &err);
     }

@@ -214,7 +214,8 @@ struct mb_put_document {
 /* Prepare documents for one collection: hash, compress, analyse; the work of
  * a put that needs no transaction. coll: as read from a snapshot now. Same ids
  * twice in one op: the last wins. Any thread, its own analyzer.
- * Errors: BAD_ARG, BAD_TEXT, TOO_LARGE (names document and limit), NOMEM. */
+ * Errors: BAD_ARG, BAD_TEXT, TOO_LARGE (names document and limit), NOMEM; on
+ * apply NOT_FOUND if the collection was dropped, made again or not. */
 MB_MUST_USE mb_status mb_op_put_new(const struct mb_collection *coll,
     struct mb_analyzer *an, const struct mb_put_document *docs, size_t n,
     struct mb_op **out, struct mb_error *err);
@@ -226,7 +227,8 @@ void mb_op_put_terms(const struct mb_op *op, size_t i, const uint64_t **hash,
 /* Vectors (n_segments x dim, copied) of generation `generation`; a row of
  * zeros means none. Without this call segments get no vector (unless client
  * vectors came). Replaces earlier ones.
- * On apply: STALE if the collection serves another generation by then. */
+ * On apply: STALE if the collection serves another generation by then. Vectors
+ * of clients are of all generations. */
 MB_MUST_USE mb_status mb_op_put_set_vectors(
     struct mb_op *op, uint32_t generation, size_t dim, const float *vectors);
 

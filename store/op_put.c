@@ -68,14 +68,16 @@ put_free(struct mb_op *base)
 
 /* ---- the body ---- */
 
-/* Vectors must fit what the collection serves now, before anything is done. */
+/* Vectors must fit what the collection serves now, before anything is done. A
+ * client's vectors are the same whatever tree they are sorted into. */
 static mb_status
 check_vectors(const struct op_put *op, const struct mb_collection *c,
     struct mb_error *err)
 {
     if (op->batch.vectors == NULL)
         return MB_OK;
-    if (c->generation != op->generation) {
+    if (c->settings.embedding != MB_EMBED_CLIENT &&
+        c->generation != op->generation) {
         return mb_error_set(err, MB_ERR_STALE,
             "vectors are of generation %u, collection \"%s\" serves %u",
             (unsigned)op->generation, c->name, (unsigned)c->generation);
@@ -131,7 +133,7 @@ put_body(struct mb_op *base, struct wtxn *w, struct mb_error *err)
     if (st != MB_OK)
         return st;
     if (wc->c.id != op->coll) {
-        return mb_error_set(err, MB_ERR_STALE,
+        return mb_error_set(err, MB_ERR_NOT_FOUND,
             "collection \"%s\" was dropped and made again", wc->c.name);
     }
     st = check_vectors(op, &wc->c, err);

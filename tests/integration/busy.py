@@ -25,12 +25,15 @@ SEED = int(os.environ.get("MB_TEST_SEED", "1"))
 N_CLIENTS = 6
 WAIT_S = 60
 # What others do at the same time explains these.
-EXPECTED = {"busy", "not_found", "exists", "stale", "cancelled", "timeout",
+EXPECTED = {"busy", "not_found", "exists", "cancelled", "timeout",
             "mismatch"}
 AT_THE_END = EXPECTED | {"shutting_down"}
 WORDS = [a + b + c for a in ("ka", "lo", "mi", "ru", "ten") for b in
          ("sa", "vor", "ne", "pi") for c in ("dul", "gra", "he", "s", "t")]
 NO_VECTORS = {"settings": {"embedding": "none"}}
+DIM = 8
+VECTORS = {"settings": {"embedding": {"kind": "client", "dim": DIM}}}
+SETTINGS = {"three": NO_VECTORS, "four": VECTORS}
 problems = []
 counts = {}
 ending = threading.Event()  # SIGTERM is on its way
@@ -70,15 +73,28 @@ class Client:
     def text(self, n):
         return " ".join(self.rng.choice(WORDS) for _ in range(n))
 
+    def vector(self):
+        return [self.rng.gauss(0, 1) for _ in range(DIM)]
+
     def put(self, coll, n, **more):
         self.ask("put", collection=coll, documents=[
             {"id": f"d{self.rng.randrange(300)}", "title": self.text(3),
              "text": self.text(self.rng.randrange(5, 600)),
-             "meta": {"n": self.rng.randrange(10)}} for _ in range(n)], **more)
+             "meta": {"n": self.rng.randrange(10)},
+             **({"vector": self.vector()} if coll == "four" else {})}
+            for _ in range(n)], **more)
+
+    def query(self, coll):
+        mode = ("lexical" if coll == "three" else
+                self.rng.choice(("hybrid", "dense", "lexical")))
+        what = ({"vector": self.vector(), "mode": "dense"} if coll == "four"
+                else {"text": self.text(4), "mode": mode})
+        self.ask("query", collection=coll, k=20,
+                 filter={"n": {"$lt": self.rng.randrange(1, 11)}}, **what)
 
     def step(self, folder):
         rng = self.rng
-        coll = rng.choice(("one", "two", "two", "three"))
+        coll = rng.choice(("one", "two", "two", "three", "four", "four"))
         what = rng.randrange(100)
         one = f"d{rng.randrange(300)}"
         if what < 25:
@@ -86,10 +102,7 @@ class Client:
         elif what < 27:
             self.put(coll, 1, wait="searchable")
         elif what < 55:
-            self.ask("query", collection=coll, text=self.text(4), k=20,
-                     mode=("lexical" if coll == "three" else
-                           rng.choice(("hybrid", "dense", "lexical"))),
-                     filter={"n": {"$lt": rng.randrange(1, 11)}})
+            self.query(coll)
         elif what < 65:
             self.ask("query", collection=coll, queries=[
                 {"text": self.text(3), "mode": "lexical"}
@@ -123,7 +136,7 @@ class Client:
             self.ask("drop", name=coll)
         else:
             self.ask("create", name=coll, exist_ok=True,
-                     **(NO_VECTORS if coll == "three" else {}))
+                     **SETTINGS.get(coll, {}))
 
 
 def client_main(endpoint, folder, number):
@@ -212,7 +225,8 @@ def main():
             for name in ("one", "two"):
                 first.ask("create", name=name)
                 first.put(name, 100)
-            first.ask("create", name="three", **NO_VECTORS)
+            for name, settings in SETTINGS.items():
+                first.ask("create", name=name, **settings)
             be_busy(folder, endpoint, process, False)
             result = first.ask("verify")
             if problems or result["broken"] != 0:

@@ -247,7 +247,7 @@ test_put_terms_when_title_then_counted_twice(void **state)
 }
 
 static void
-test_put_when_collection_made_again_then_stale(void **state)
+test_put_when_collection_made_again_then_not_found(void **state)
 {
     struct test_store *t = *state;
     struct mb_collection c = test_collection(t, "notes");
@@ -260,7 +260,8 @@ test_put_when_collection_made_again_then_stale(void **state)
         MB_ERR_NOT_FOUND, mb_store_apply(t->store, put, &t->err), &t->err);
     assert_error_has(t->err, "notes");
     test_create(t, "notes", MB_EMBED_NONE, 0);
-    assert_status(MB_ERR_STALE, test_apply(t, put), &t->err);
+    assert_status(MB_ERR_NOT_FOUND, test_apply(t, put), &t->err);
+    assert_error_has(t->err, "made again");
 }
 
 /* ---- client vectors ---- */
@@ -318,6 +319,51 @@ test_put_when_vectors_of_other_generation_then_stale(void **state)
     assert_error_has(t->err, "generation 3");
     mb_op_free(op);
     assert_null(test_text(t, "notes", "a"));
+}
+
+/* Serve another tree of a client's vectors; it has none in it. */
+static void
+switch_generation(struct test_store *t, const char *name)
+{
+    struct mb_slice coll = mb_slice_cstr(name);
+    struct mb_tree *tree;
+    struct mb_op *op;
+    const float rows[8] = {1, 0, 0, 0, 0, 1, 0, 0};
+    const struct mb_tree_options opt = {.n_total = 2, .seed = 1};
+    assert_ok(mb_op_generation_begin_new(coll, &op, NULL));
+    assert_ok(mb_store_apply(t->store, op, &t->err));
+    uint32_t g = mb_op_generation_result(op);
+    mb_op_free(op);
+    assert_ok(mb_tree_fit(rows, 2, 4, &opt, &tree, NULL));
+    assert_ok(mb_op_generation_model_new(
+        coll, g, 4, mb_slice_of(NULL, 0), tree, &op, NULL));
+    assert_ok(test_apply(t, op));
+    mb_tree_free(tree);
+    assert_ok(mb_op_generation_switch_new(coll, g, 0, 1, &op, NULL));
+    assert_ok(test_apply(t, op));
+}
+
+static void
+test_put_when_tree_switched_meanwhile_then_client_vector_in_it(void **state)
+{
+    struct test_store *t = *state;
+    const float v[4] = {0, 1, 0, 0};
+    float got[4];
+    struct mb_snapshot *snap;
+    test_create(t, "vecs", MB_EMBED_CLIENT, 4);
+    struct mb_collection c = test_collection(t, "vecs");
+    struct mb_op *op =
+        test_put_op(t, &c, "a", "", mb_slice_cstr("x"), none(), v);
+    switch_generation(t, "vecs");
+    assert_ok(test_apply(t, op));
+    c = test_collection(t, "vecs");
+    assert_int_equal(2, c.generation);
+    assert_int_equal(1, c.n_vectors);
+    assert_ok(mb_snapshot_begin(t->store, &snap, NULL));
+    assert_ok(mb_vector_get(snap, &c, 0, got, NULL));
+    mb_snapshot_end(snap);
+    assert_true(got[1] > 0.99f);
+    test_verify(t);
 }
 
 /* ---- delete ---- */
@@ -560,9 +606,11 @@ main(void)
         WITH_STORE(test_put_when_long_then_any_range_read),
         WITH_STORE(test_put_when_bad_then_refused_by_name),
         WITH_STORE(test_put_terms_when_title_then_counted_twice),
-        WITH_STORE(test_put_when_collection_made_again_then_stale),
+        WITH_STORE(test_put_when_collection_made_again_then_not_found),
         WITH_STORE(test_put_when_client_vector_then_on_first_segment),
         WITH_STORE(test_put_when_vectors_of_other_generation_then_stale),
+        WITH_STORE(
+            test_put_when_tree_switched_meanwhile_then_client_vector_in_it),
         WITH_STORE(test_delete_when_there_then_nothing_left),
         WITH_STORE(test_delete_when_some_absent_then_counts_those_there),
         WITH_STORE(test_delete_when_filter_then_those_that_match),
