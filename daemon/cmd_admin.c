@@ -48,16 +48,6 @@ write_settings(struct mb_writer *w, const struct mb_collection_settings *s)
     mb_write_kv_uint(w, "title_weight", s->title_weight);
 }
 
-static uint64_t
-pending_of(const struct mb_collection *coll)
-{
-    if (coll->settings.embedding == MB_EMBED_NONE)
-        return 0;
-    return coll->n_segments > coll->n_vectors
-               ? coll->n_segments - coll->n_vectors
-               : 0;
-}
-
 static void
 write_dense(struct mb_writer *w, struct mb_snapshot *snap,
     const struct mb_collection *coll)
@@ -81,9 +71,11 @@ write_dense(struct mb_writer *w, struct mb_snapshot *snap,
 }
 
 static void
-write_collection(struct mb_writer *w, struct mb_snapshot *snap,
-    const struct mb_collection *coll)
+write_collection(
+    struct call *c, struct mb_snapshot *snap, const struct mb_collection *coll)
 {
+    struct mb_writer *w = &c->w;
+
     mb_write_map(w, 10);
     mb_write_kv_cstr(w, "name", coll->name);
     write_settings(w, &coll->settings);
@@ -93,7 +85,7 @@ write_collection(struct mb_writer *w, struct mb_snapshot *snap,
     mb_write_kv_uint(w, "tokens", coll->n_tokens);
     mb_write_kv_uint(w, "text_bytes", coll->text_bytes);
     mb_write_kv_uint(w, "terms", coll->n_terms);
-    mb_write_kv_uint(w, "pending", pending_of(coll));
+    mb_write_kv_uint(w, "pending", jobs_pending(daemon_config(c->d), coll));
     write_dense(w, snap, coll);
 }
 
@@ -117,13 +109,13 @@ read_collections(struct call *c, const char *key, struct mb_snapshot *snap,
 }
 
 static void
-write_collections(struct mb_writer *w, struct mb_snapshot *snap,
+write_collections(struct call *c, struct mb_snapshot *snap,
     const struct mb_collection *list, size_t n)
 {
-    mb_write_cstr(w, "collections");
-    mb_write_array(w, n);
+    mb_write_cstr(&c->w, "collections");
+    mb_write_array(&c->w, n);
     for (size_t i = 0; i < n; i++) {
-        write_collection(w, snap, &list[i]);
+        write_collection(c, snap, &list[i]);
     }
 }
 
@@ -140,7 +132,7 @@ COMMAND_HANDLER(cmd_collections)
         st = read_collections(c, "name", snap, &list, &n);
     if (st == MB_OK) {
         mb_write_map(&c->w, 1);
-        write_collections(&c->w, snap, list, n);
+        write_collections(c, snap, list, n);
     }
     mb_snapshot_end(snap);
     return st;
@@ -408,8 +400,8 @@ print_commands(struct mb_buffer *out, const struct stats *s)
 }
 
 static mb_status
-print_collections(
-    struct mb_buffer *out, const struct mb_collection *list, size_t n)
+print_collections(struct mb_buffer *out, const struct config *cfg,
+    const struct mb_collection *list, size_t n)
 {
     static const char *const metrics[] = {
         "documents", "segments", "vectors", "pending_segments"};
@@ -419,7 +411,7 @@ print_collections(
         st = head(out, metrics[m], false, "By collection.");
         for (size_t i = 0; i < n && st == MB_OK; i++) {
             const uint64_t values[] = {list[i].n_documents, list[i].n_segments,
-                list[i].n_vectors, pending_of(&list[i])};
+                list[i].n_vectors, jobs_pending(cfg, &list[i])};
 
             st = mb_buffer_printf(out, "membank_%s{collection=\"", metrics[m]);
             if (st == MB_OK)
@@ -451,7 +443,7 @@ write_prometheus(struct call *c, const struct numbers *x,
     if (st == MB_OK)
         st = print_commands(&out, c->d->stats);
     if (st == MB_OK)
-        st = print_collections(&out, list, n);
+        st = print_collections(&out, daemon_config(c->d), list, n);
     if (st == MB_OK) {
         mb_write_map(&c->w, 1);
         mb_write_kv_str(&c->w, "text", mb_buffer_slice(&out));
@@ -491,7 +483,7 @@ stats(struct call *c, struct mb_snapshot *snap)
     write_gauges(&c->w, &x);
     write_commands(&c->w, c->d->stats);
     write_tables(&c->w, snap);
-    write_collections(&c->w, snap, list, n);
+    write_collections(c, snap, list, n);
     return MB_OK;
 }
 

@@ -384,6 +384,18 @@ need_of(const struct config *cfg, const struct mb_collection *coll)
     return coll->n_segments >= 2 * fitted ? NEED_WHEN_QUIET : NEED_NOTHING;
 }
 
+uint64_t
+jobs_pending(const struct config *cfg, const struct mb_collection *coll)
+{
+    // A client decides which documents have a vector, and it comes with them.
+    if (coll->settings.embedding == MB_EMBED_CLIENT ||
+        need_of(cfg, coll) == NEED_NOTHING)
+        return 0;
+    return coll->n_segments > coll->n_vectors
+               ? coll->n_segments - coll->n_vectors
+               : 0;
+}
+
 /* Has a waiting put what it waits for? One that brought documents: a served
  * generation, as their vectors are written with them. An empty one is a
  * barrier and waits until nothing is due. */

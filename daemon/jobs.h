@@ -13,6 +13,7 @@
 #include "mb_wire.h"
 
 struct call;
+struct config;
 struct daemon;
 struct jobs;
 
@@ -40,6 +41,10 @@ void jobs_note_change(struct jobs *jobs);
  * call->is_barrier: once no refit is due. */
 void jobs_finish_when_searchable(
     struct jobs *jobs, struct call *call, const struct mb_collection *coll);
+/* Segments that dense search does not find yet, but will once the refit that is
+ * due is done. What no refit can or will do anything about does not count. */
+uint64_t jobs_pending(
+    const struct config *cfg, const struct mb_collection *coll);
 /* Refit this collection soon, due or not. */
 void jobs_want_refit(struct jobs *jobs, mb_collection_id coll);
 

@@ -302,13 +302,11 @@ test_bad_text_is_refused_or_repaired(void **state)
     membank_documents_free(docs);
 }
 
+/* A new collection of 100 notes, enough for an embedding, which is awaited. */
 static void
-test_embed_gives_rows_once_there_is_an_embedding(void **state)
+put_notes(struct membank *mb, const char *collection)
 {
-    struct session *s = *state;
     struct membank_error err;
-    struct membank_vectors *v = NULL;
-    const char *const texts[] = {"subject three", "of nothing known"};
     static char ids[100][16];
     static char bodies[100][128];
     struct membank_document docs[100];
@@ -320,8 +318,18 @@ test_embed_gives_rows_once_there_is_an_embedding(void **state)
         docs[i] = (struct membank_document){.id = ids[i], .text = bodies[i]};
     }
     const struct membank_put_options wait = {.wait_searchable = true};
-    check_ok(membank_create(s->mb, "a", NULL, &err));
-    check_ok(membank_put(s->mb, "a", docs, 100, &wait, NULL, &err));
+    check_ok(membank_create(mb, collection, NULL, &err));
+    check_ok(membank_put(mb, collection, docs, 100, &wait, NULL, &err));
+}
+
+static void
+test_embed_gives_rows_once_there_is_an_embedding(void **state)
+{
+    struct session *s = *state;
+    struct membank_error err;
+    struct membank_vectors *v = NULL;
+    const char *const texts[] = {"subject three", "of nothing known"};
+    put_notes(s->mb, "a");
     check_ok(membank_embed(s->mb, "a", texts, 2, &v, &err));
     assert_int_equal(2, membank_vectors_count(v));
     assert_true(membank_vectors_dim(v) > 0);
@@ -330,6 +338,31 @@ test_embed_gives_rows_once_there_is_an_embedding(void **state)
         norm += pow((double)membank_vectors_row(v, 0)[i], 2);
     assert_true(fabs(norm - 1) < 1e-3);
     membank_vectors_free(v);
+}
+
+static uint64_t
+number_of(const struct membank_value *map, const char *key)
+{
+    return membank_value_u64(membank_value_get(map, key), UINT64_MAX);
+}
+
+static void
+test_pending_is_none_when_the_embedding_knows_no_term(void **state)
+{
+    struct session *s = *state;
+    struct membank_error err;
+    struct membank_reply *reply = NULL;
+    const struct membank_document odd = {.id = "odd", .text = "zyzzogeton"};
+    const struct membank_put_options wait = {.wait_searchable = true};
+    put_notes(s->mb, "a");
+    check_ok(membank_put(s->mb, "a", &odd, 1, &wait, NULL, &err));
+    check_ok(membank_stats(s->mb, "a", &reply, &err));
+    const struct membank_value *a = membank_value_at(
+        membank_value_get(membank_reply_result(reply), "collections"), 0);
+    assert_int_equal(101, number_of(a, "segments"));
+    assert_int_equal(100, number_of(membank_value_get(a, "dense"), "vectors"));
+    assert_int_equal(0, number_of(a, "pending"));
+    membank_reply_free(reply);
 }
 
 static void
@@ -429,6 +462,7 @@ main(void)
         TEST(test_client_vectors_are_stored_and_searched),
         TEST(test_bad_text_is_refused_or_repaired),
         TEST(test_embed_gives_rows_once_there_is_an_embedding),
+        TEST(test_pending_is_none_when_the_embedding_knows_no_term),
         TEST(test_pipelined_puts_are_all_there),
         TEST(test_client_when_daemon_is_killed_then_goes_on_with_the_next),
         TEST(test_op_of_later_versions_is_not_implemented),
