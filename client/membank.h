@@ -281,7 +281,8 @@ struct membank_server {
     uint32_t protocol;
     char model[128];
     double uptime_s;
-    void *reserved[8];
+    uint64_t max_message_bytes; /* of a request; 0: the daemon does not say */
+    void *reserved[7];
 };
 
 /* out may be NULL. */

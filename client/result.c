@@ -47,6 +47,7 @@ result_server(const struct membank_reply *reply, struct membank_server *out)
     out->protocol = (uint32_t)result_u64(reply, "protocol");
     out->uptime_s = membank_value_f64(
         membank_value_get(membank_reply_result(reply), "uptime_s"), 0);
+    out->max_message_bytes = result_u64(reply, "max_message_bytes");
 }
 
 void

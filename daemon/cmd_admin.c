@@ -21,11 +21,13 @@ COMMAND_HANDLER(cmd_ping)
 {
     (void)w;
     (void)later;
-    mb_write_map(&c->w, 4);
+    mb_write_map(&c->w, 5);
     mb_write_kv_cstr(&c->w, "version", MB_VERSION);
     mb_write_kv_uint(&c->w, "protocol", DAEMON_PROTOCOL);
     mb_write_kv_cstr(&c->w, "model", c->d->model_name);
     mb_write_kv_f64(&c->w, "uptime_s", uptime_s(c->d));
+    mb_write_kv_uint(
+        &c->w, "max_message_bytes", daemon_config(c->d)->max_message_bytes);
     return MB_OK;
 }
 

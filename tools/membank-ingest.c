@@ -5,7 +5,8 @@
  * that reading, the daemon's analysis and its commits overlap. What the daemon
  * cannot take now (busy, no space, restarting) is sent again later; a batch
  * that it refuses is cut in halves until the bad document stands alone, is
- * reported, and the rest goes on.
+ * reported, and the rest goes on. A request larger than the daemon takes would
+ * end the connection: it is not sent, but cut like one that was refused.
  * Invariant: of two documents with one id, the later is sent only when the
  * earlier is stored, so that the last one of the input wins.
  * Threads: the main thread; signals only set a flag. */
@@ -133,6 +134,7 @@ struct ingest {
     bool wait_searchable;
     uint64_t batch_bytes;
     uint64_t max_in_flight;
+    uint64_t max_message; /* bytes that the daemon takes; 0: not known */
     double retry_s;
     struct walk_list files;
     struct source *source;
@@ -322,10 +324,24 @@ pause_s(double seconds)
     (void)nanosleep(&t, NULL);
 }
 
-/* Request of items [from, to) of a batch, in g->request. */
-static mb_status
-pack_request(struct ingest *g, const struct batch *b, size_t from, size_t to)
+/* Ask for the limit; without an answer, what was known stays. */
+static void
+learn_limits(struct ingest *g)
 {
+    struct membank_server server;
+
+    if (membank_ping(g->client, &server, NULL) == MEMBANK_OK)
+        g->max_message = server.max_message_bytes;
+}
+
+/* Request of items [from, to) of a batch, in g->request. Errors: TOO_LARGE for
+ * this daemon, as it would answer (if it still could); NOMEM. */
+static mb_status
+pack_request(struct ingest *g, const struct batch *b, size_t from, size_t to,
+    struct mb_error *err)
+{
+    char size[DISPLAY_FIGURE];
+    char max[DISPLAY_FIGURE];
     struct mb_writer w;
     size_t start = b->items[from].start;
     mb_status st;
@@ -341,7 +357,14 @@ pack_request(struct ingest *g, const struct batch *b, size_t from, size_t to)
     if (st == MB_OK)
         st = mb_buffer_append(
             &g->request, b->docs.data + start, b->items[to - 1].end - start);
-    return st;
+    if (st != MB_OK)
+        return mb_error_set(err, st, "request of %zu documents", to - from);
+    if (g->max_message > 0 && g->request.size > g->max_message)
+        return mb_error_set(err, MB_ERR_TOO_LARGE,
+            "%s as a message, the daemon takes %s: raise its "
+            "max_message_bytes, or cut the document up",
+            show_bytes(size, g->request.size), show_bytes(max, g->max_message));
+    return MB_OK;
 }
 
 /* The daemon could not take it now: wait a little, longer each time. Gives up
@@ -353,9 +376,14 @@ back_off(struct ingest *g, const struct mb_error *cause, struct mb_error *err)
 
     if (g->trouble_ns == 0)
         g->trouble_ns = now;
-    if ((double)(now - g->trouble_ns) / 1e9 >= g->retry_s || interrupted)
-        return mb_error_set(err, cause->status, "%s", cause->text);
+    if ((double)(now - g->trouble_ns) / 1e9 >= g->retry_s || interrupted) {
+        *err = *cause; // may be one and the same
+        return cause->status;
+    }
     pause_s(g->backoff_s);
+    // It may come back with other limits.
+    if (cause->status == MB_ERR_UNREACHABLE)
+        learn_limits(g);
     g->backoff_s *= 2;
     if (g->backoff_s > MAX_BACKOFF_S)
         g->backoff_s = MAX_BACKOFF_S;
@@ -400,7 +428,7 @@ reply_error(const struct membank_reply *reply, struct mb_error *err)
 }
 
 /* Send items [from, to) and wait for the answer, again and again while there
- * is hope. Other batches must not be in flight. */
+ * is hope. */
 static mb_status
 put_now(struct ingest *g, const struct batch *b, size_t from, size_t to,
     struct mb_error *err)
@@ -409,10 +437,10 @@ put_now(struct ingest *g, const struct batch *b, size_t from, size_t to,
         struct membank_reply *reply = NULL;
         struct membank_error cause;
         struct mb_error error;
-        mb_status st = pack_request(g, b, from, to);
+        mb_status st = pack_request(g, b, from, to, err);
 
         if (st != MB_OK)
-            return mb_error_set(err, st, "request of %zu documents", to - from);
+            return st;
         if (membank_call(g->client, "put", tool_bytes(&g->request), &reply,
                 &cause) == MEMBANK_OK) {
             take_result(g, reply);
@@ -536,27 +564,23 @@ send_batch(struct ingest *g, struct batch *b, struct mb_error *err)
         st = take_reply(g, err);
     }
     while (st == MB_OK) {
-        st = pack_request(g, b, 0, b->n);
-        if (st != MB_OK) {
-            (void)mb_error_set(err, st, "request of %zu documents", b->n);
-            break;
+        st = pack_request(g, b, 0, b->n, &error);
+        if (st == MB_OK) {
+            ms = membank_send(
+                g->client, "put", tool_bytes(&g->request), &b->ticket, &cause);
+            if (ms == MEMBANK_OK) {
+                count_ids(g, b, true);
+                g->flying[g->n_flying++] = b;
+                return MB_OK;
+            }
+            st = tool_error(&cause, &error);
         }
-        ms = membank_send(
-            g->client, "put", tool_bytes(&g->request), &b->ticket, &cause);
-        if (ms == MEMBANK_OK) {
-            count_ids(g, b, true);
-            g->flying[g->n_flying++] = b;
-            return MB_OK;
-        }
-        st = tool_error(&cause, &error);
-        if (is_documents_fault(st))
+        if (is_documents_fault(st)) {
             st = put_halves(g, b, 0, b->n, err);
-        else
-            st = mb_status_may_retry(st)
-                     ? back_off(g, &error, err)
-                     : mb_error_set(err, st, "%s", error.text);
-        if (is_documents_fault(error.status))
             break;
+        }
+        st = mb_status_may_retry(st) ? back_off(g, &error, err)
+                                     : mb_error_set(err, st, "%s", error.text);
     }
     batch_free(b);
     return st;
@@ -849,6 +873,8 @@ run(struct ingest *g)
         st = tool_connect(g->cli, &g->client, &err);
     if (st == MB_OK)
         st = make_collection(g, &err);
+    if (st == MB_OK)
+        learn_limits(g);
     progress_init(&g->progress, stderr, g->quiet);
     if (st == MB_OK)
         st = put_all(g, &err);

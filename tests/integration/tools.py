@@ -60,8 +60,9 @@ def write(name, text):
     return path
 
 
-def start():
-    p = subprocess.Popen([daemon, "--store", store, "--listen", endpoint],
+def start(*args):
+    p = subprocess.Popen([daemon, "--store", store, "--listen", endpoint,
+                          *args],
                          stderr=open(f"{folder}/log", "a"))
     end = time.time() + 30
     while not os.path.exists(f"{folder}/s"):
@@ -189,6 +190,23 @@ def refusals():
     p = run("membank-ingest", "-c", "papers", "--language", "german", path,
             code=1)
     check("other settings", "papers" in p.stderr, p.stderr)
+
+
+def too_large():
+    """Documents past what a message may have are named, the others stored."""
+    docs = [{"id": str(i), "text": f"document number {i} " *
+             (20000 if i in (3, 7) else 4000 if i == 5 else 100)}
+            for i in range(10)]
+    path = write("large.jsonl", "".join(json.dumps(d) + "\n" for d in docs))
+    p = run("membank-ingest", "-c", "large", "--json", "--retry-for", "20",
+            path, code=1)
+    s = lines_of(p)[0]
+    check("all but the two", s["stored"] == 8 and s["refused"] == 2 and
+          s["complete"], s)
+    for line in (4, 8):
+        check("named with the remedy", re.search(
+            f"large.jsonl, line {line}: .*max_message_bytes", p.stderr),
+            p.stderr)
 
 
 def vectors():
@@ -355,6 +373,9 @@ try:
     bench()
     stop(server)
     dump(False)
+    server = start("--max-message-bytes", "128K")
+    too_large()
+    stop(server)
 finally:
     if server.poll() is None:
         server.kill()

@@ -80,7 +80,7 @@ call_ping(struct membank *mb, struct call *call)
 static void
 ping_result(struct mb_writer *w)
 {
-    mb_write_map(w, 4);
+    mb_write_map(w, 5);
     mb_write_kv_cstr(w, "version", "0.1.0");
     mb_write_kv_uint(w, "protocol", 1);
     // Longer than its field, with a character across the cut.
@@ -89,6 +89,7 @@ ping_result(struct mb_writer *w)
     memcpy(name + 126, "\xc3\xa9", 2);
     mb_write_kv_str(w, "model", mb_slice_of(name, sizeof name));
     mb_write_kv_f64(w, "uptime_s", 1.5);
+    mb_write_kv_uint(w, "max_message_bytes", 4096);
 }
 
 static void
@@ -103,6 +104,7 @@ test_ping_reads_the_server(void **state)
     assert_int_equal(1, server->protocol);
     assert_int_equal(126, strlen(server->model));
     assert_true(server->uptime_s == 1.5);
+    assert_int_equal(4096, server->max_message_bytes);
 }
 
 static membank_status
