@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * model/pass.c - passes: room, checks, and the plan of one run.
+ *
+ * All that can fail happens here before anything is computed: arguments are
+ * checked, sequences reserve their blocks, room grows. Then pass_layers.c
+ * computes, and the sequences' lengths move. */
+#include "pass.h"
+
+#include <string.h>
+
+/* ---- room ---- */
+
+static size_t
+max_of(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* n floats, 64 bytes aligned as far as mb_alloc lets us; NULL when short. */
+static float *
+make_floats(struct mb_pass *pass, size_t rows, size_t width)
+{
+    size_t n = 0;
+    size_t bytes = 0;
+    if (!mb_size_mul(rows, width, &n) || !mb_size_mul(n, sizeof(float), &bytes))
+        return NULL;
+    pass->bytes += bytes;
+    return mb_calloc(bytes > 0 ? bytes : 1, 1);
+}
+
+static bool
+make_room(struct mb_pass *pass)
+{
+    const struct mb_decoder_info *info = &pass->decoder->info;
+    size_t rows = pass->max_rows;
+    size_t q_width = info->n_heads * info->head_dim;
+    size_t kv_width = info->n_kv_heads * info->head_dim;
+    size_t pairs = pass->decoder->rope.n_rot / 2;
+    size_t widest = max_of(max_of(info->d_model, q_width), info->d_ff);
+    size_t blocks = widest / ACT_BLOCK + 1;
+    size_t members = team_size(pass->team);
+    pass->room_floats = max_of(MUL_ROOM_FLOATS,
+        ATTENTION_ROOM_FLOATS + ATTENTION_MAX_ROWS * (2 * info->head_dim + 2) +
+            64);
+    pass->x = make_floats(pass, rows, info->d_model);
+    pass->normed = make_floats(pass, rows, info->d_model);
+    pass->q = make_floats(pass, rows, q_width);
+    pass->k = make_floats(pass, rows, kv_width);
+    pass->v = make_floats(pass, rows, kv_width);
+    pass->heads = make_floats(pass, rows, q_width);
+    pass->gate = make_floats(pass, rows, info->d_ff);
+    pass->up = make_floats(pass, rows, info->d_ff);
+    pass->y = make_floats(pass, rows, info->d_model);
+    pass->cosine = make_floats(pass, rows, pairs);
+    pass->sine = make_floats(pass, rows, pairs);
+    pass->codes = (int16_t *)(void *)make_floats(pass, rows, widest / 2 + 1);
+    pass->scales = make_floats(pass, rows, blocks);
+    pass->sums = make_floats(pass, rows, blocks);
+    pass->out_rows = make_floats(pass, PASS_OUT_ROWS, info->d_model);
+    pass->room = make_floats(pass, members, pass->room_floats + 16);
+    pass->slices =
+        mb_calloc(members * PASS_SPLIT_BLOCKS, sizeof(*pass->slices));
+    pass->rows = mb_calloc(rows, sizeof(*pass->rows));
+    return pass->x && pass->normed && pass->q && pass->k && pass->v &&
+           pass->heads && pass->gate && pass->up && pass->y && pass->cosine &&
+           pass->sine && pass->codes && pass->scales && pass->sums &&
+           pass->out_rows && pass->room && pass->slices && pass->rows;
+}
+
+mb_status
+mb_pass_new(const struct mb_decoder *decoder, size_t max_rows,
+    unsigned n_threads, struct mb_pass **out, struct mb_error *err)
+{
+    if (max_rows == 0 || max_rows > UINT32_MAX)
+        return mb_error_set(
+            err, MB_ERR_BAD_ARG, "pass: room for %zu rows", max_rows);
+    struct mb_pass *pass = mb_calloc(1, sizeof(*pass));
+    if (!pass)
+        return mb_error_set(err, MB_ERR_NOMEM, "pass");
+    pass->decoder = decoder;
+    pass->attention = attention_best();
+    pass->max_rows = max_rows;
+    mb_status st =
+        team_new(n_threads ? n_threads : mb_cpu_count(), &pass->team);
+    if (st != MB_OK) {
+        st = mb_error_set(err, st, "pass: cannot start threads");
+    } else if (!make_room(pass)) {
+        st = mb_error_set(err, MB_ERR_NOMEM,
+            "pass: room for %zu rows takes %zu bytes", max_rows, pass->bytes);
+    }
+    if (st != MB_OK) {
+        mb_pass_free(pass);
+        return st;
+    }
+    *out = pass;
+    return MB_OK;
+}
+
+void
+mb_pass_free(struct mb_pass *pass)
+{
+    if (!pass)
+        return;
+    team_free(pass->team);
+    mb_free(pass->x);
+    mb_free(pass->normed);
+    mb_free(pass->q);
+    mb_free(pass->k);
+    mb_free(pass->v);
+    mb_free(pass->heads);
+    mb_free(pass->gate);
+    mb_free(pass->up);
+    mb_free(pass->y);
+    mb_free(pass->cosine);
+    mb_free(pass->sine);
+    mb_free(pass->codes);
+    mb_free(pass->scales);
+    mb_free(pass->sums);
+    mb_free(pass->out_rows);
+    mb_free(pass->out_logits);
+    mb_free(pass->room);
+    mb_free(pass->slices);
+    mb_free(pass->partials.m);
+    mb_free(pass->partials.l);
+    mb_free(pass->partials.o);
+    mb_free(pass->rows);
+    mb_free(pass->pieces);
+    mb_free(pass->outs);
+    mb_free(pass);
+}
+
+size_t
+mb_pass_bytes(const struct mb_pass *pass)
+{
+    return pass->bytes;
+}
+
+/* ---- checks ---- */
+
+static mb_status
+check_item(const struct mb_pass *pass, const struct mb_rows *item, size_t i,
+    struct mb_error *err)
+{
+    size_t n_vocab = pass->decoder->info.n_vocab;
+    const struct mb_cache *cache = item->seq->cache;
+    if (item->n == 0)
+        return mb_error_set(
+            err, MB_ERR_BAD_ARG, "pass: item %zu has no rows", i);
+    if (cache->n_layers != pass->decoder->info.n_layers ||
+        cache->n_kv_heads != pass->decoder->info.n_kv_heads ||
+        cache->head_dim != pass->decoder->info.head_dim)
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "pass: the cache of item %zu is of another model", i);
+    for (size_t r = 0; r < item->n; r++) {
+        if (item->tokens[r] < 0 || (size_t)item->tokens[r] >= n_vocab)
+            return mb_error_set(err, MB_ERR_BAD_ARG,
+                "pass: token %d of item %zu, the vocabulary has %zu",
+                (int)item->tokens[r], i, n_vocab);
+        if (item->nll && item->targets &&
+            (item->targets[r] < -1 ||
+                (item->targets[r] >= 0 && (size_t)item->targets[r] >= n_vocab)))
+            return mb_error_set(err, MB_ERR_BAD_ARG,
+                "pass: target %d of item %zu, the vocabulary has %zu",
+                (int)item->targets[r], i, n_vocab);
+    }
+    return MB_OK;
+}
+
+static mb_status
+check_items(const struct mb_pass *pass, const struct mb_rows *items, size_t n,
+    struct mb_error *err)
+{
+    size_t rows = 0;
+    if (n == 0)
+        return mb_error_set(err, MB_ERR_BAD_ARG, "pass: no items");
+    for (size_t i = 0; i < n; i++) {
+        mb_status st = check_item(pass, &items[i], i, err);
+        if (st != MB_OK)
+            return st;
+        if (items[i].n > pass->max_rows - rows)
+            return mb_error_set(err, MB_ERR_TOO_LARGE,
+                "pass: more than the %zu rows that it has room for",
+                pass->max_rows);
+        rows += items[i].n;
+    }
+    return MB_OK;
+}
+
+/* ---- plan ---- */
+
+/* Make room for n elements of an array of the plan. */
+static mb_status
+grow(void **array, size_t *capacity, size_t n, size_t size, const char *what,
+    struct mb_error *err)
+{
+    if (n <= *capacity)
+        return MB_OK;
+    size_t want = max_of(n, *capacity * 2);
+    void *p = mb_realloc(*array, want * size);
+    if (!p)
+        return mb_error_set(err, MB_ERR_NOMEM, "pass: %zu %s", n, what);
+    *array = p;
+    *capacity = want;
+    return MB_OK;
+}
+
+static size_t
+div_up(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Heads that share a key-value head. */
+static size_t
+group_of(const struct mb_pass *pass)
+{
+    return pass->decoder->info.n_heads / pass->decoder->info.n_kv_heads;
+}
+
+static mb_status
+add_piece(struct mb_pass *pass, struct pass_piece piece, struct mb_error *err)
+{
+    void *array = pass->pieces;
+    mb_status st = grow(&array, &pass->pieces_capacity, pass->n_pieces + 1,
+        sizeof(piece), "pieces of attention", err);
+    pass->pieces = array;
+    if (st == MB_OK)
+        pass->pieces[pass->n_pieces++] = piece;
+    return st;
+}
+
+/* Attention of n rows of prefill from `row` on: tiles of queries. */
+static mb_status
+plan_many(struct mb_pass *pass, size_t row, size_t n, struct mb_error *err)
+{
+    size_t step = max_of(1, ATTENTION_MAX_ROWS / group_of(pass));
+    mb_status st = MB_OK;
+    /* The last tiles see most: they go first. */
+    for (size_t t = div_up(n, step); t-- > 0 && st == MB_OK;) {
+        size_t first = t * step;
+        size_t rows = n - first < step ? n - first : step;
+        for (size_t h = 0; h < pass->decoder->info.n_kv_heads && st == MB_OK;
+             h++)
+            st = add_piece(
+                pass, (struct pass_piece){row + first, h, 0, rows, 0}, err);
+    }
+    return st;
+}
+
+/* Attention of a row of decoding: runs of blocks. */
+static mb_status
+plan_few(struct mb_pass *pass, size_t row, struct mb_error *err)
+{
+    struct pass_row *r = &pass->rows[row];
+    size_t blocks = r->position / MB_BLOCK_ROWS + 1;
+    mb_status st = MB_OK;
+    r->first_partial = pass->n_partials;
+    r->n_splits = div_up(blocks, PASS_SPLIT_BLOCKS);
+    for (size_t h = 0; h < pass->decoder->info.n_kv_heads; h++) {
+        for (size_t b = 0; b < blocks && st == MB_OK; b += PASS_SPLIT_BLOCKS) {
+            size_t n =
+                blocks - b < PASS_SPLIT_BLOCKS ? blocks - b : PASS_SPLIT_BLOCKS;
+            st = add_piece(
+                pass, (struct pass_piece){row, h, b, n, pass->n_partials}, err);
+            pass->n_partials += group_of(pass);
+        }
+    }
+    return st;
+}
+
+static mb_status
+plan_outs(struct mb_pass *pass, const struct mb_rows *item, size_t row,
+    struct mb_error *err)
+{
+    bool is_scored = item->nll && item->targets;
+    void *array = pass->outs;
+    mb_status st = grow(&array, &pass->outs_capacity,
+        pass->n_outs + item->n + 1, sizeof(*pass->outs), "outputs", err);
+    pass->outs = array;
+    if (st != MB_OK)
+        return st;
+    for (size_t i = 0; i < item->n; i++) {
+        struct pass_out out = {row + i, NULL, NULL, -1};
+        if (i + 1 == item->n)
+            out.logits = item->logits;
+        if (is_scored && item->targets[i] >= 0) {
+            out.nll = &item->nll[i];
+            out.target = item->targets[i];
+        } else if (is_scored) {
+            item->nll[i] = 0;
+        }
+        if (out.logits || out.nll)
+            pass->outs[pass->n_outs++] = out;
+    }
+    return MB_OK;
+}
+
+static mb_status
+plan_item(
+    struct mb_pass *pass, const struct mb_rows *item, struct mb_error *err)
+{
+    size_t first = pass->n_rows;
+    mb_status st = MB_OK;
+    for (size_t i = 0; i < item->n; i++) {
+        pass->rows[pass->n_rows++] = (struct pass_row){
+            .seq = item->seq,
+            .position = item->seq->length + i,
+            .token = item->tokens[i],
+            .hidden = item->hidden
+                          ? item->hidden + i * pass->decoder->info.d_model
+                          : NULL,
+        };
+    }
+    if (item->kind == MB_ROWS_PREFILL) {
+        st = plan_many(pass, first, item->n, err);
+        pass->n_many = pass->n_rows;
+    }
+    for (size_t i = 0;
+         item->kind != MB_ROWS_PREFILL && i < item->n && st == MB_OK; i++)
+        st = plan_few(pass, first + i, err);
+    return st == MB_OK ? plan_outs(pass, item, first, err) : st;
+}
+
+/* Room for the partials of decoding and for logits. */
+static mb_status
+grow_results(struct mb_pass *pass, struct mb_error *err)
+{
+    size_t dim = pass->decoder->info.head_dim;
+    size_t n_vocab = pass->decoder->info.n_vocab;
+    if (pass->n_outs > 0 && !pass->out_logits) {
+        pass->out_logits = make_floats(pass, PASS_OUT_ROWS, n_vocab);
+        if (!pass->out_logits)
+            return mb_error_set(err, MB_ERR_NOMEM,
+                "pass: %u rows of %zu logits", PASS_OUT_ROWS, n_vocab);
+    }
+    if (pass->n_partials <= pass->partials_capacity)
+        return MB_OK;
+    size_t want = max_of(pass->n_partials, 2 * pass->partials_capacity);
+    struct partial old = pass->partials;
+    struct partial p = {mb_alloc(want * sizeof(float)),
+        mb_alloc(want * sizeof(float)), mb_alloc(want * dim * sizeof(float))};
+    bool is_whole = p.m && p.l && p.o;
+    pass->partials = is_whole ? p : old;
+    if (is_whole) {
+        pass->bytes += (want - pass->partials_capacity) * (dim + 2) * 4;
+        pass->partials_capacity = want;
+        p = old;
+    }
+    mb_free(p.m);
+    mb_free(p.l);
+    mb_free(p.o);
+    return is_whole ? MB_OK
+                    : mb_error_set(err, MB_ERR_NOMEM,
+                          "pass: %zu partial sums of attention", want);
+}
+
+static mb_status
+plan(struct mb_pass *pass, const struct mb_rows *items, size_t n_items,
+    struct mb_error *err)
+{
+    mb_status st = MB_OK;
+    pass->n_rows = pass->n_many = 0;
+    pass->n_pieces = pass->n_outs = pass->n_partials = 0;
+    for (int kind = MB_ROWS_PREFILL; kind <= MB_ROWS_DECODE; kind++) {
+        for (size_t i = 0; i < n_items && st == MB_OK; i++) {
+            if (items[i].kind == (mb_rows_kind)kind)
+                st = plan_item(pass, &items[i], err);
+        }
+    }
+    return st == MB_OK ? grow_results(pass, err) : st;
+}
+
+/* Blocks for all rows; a sequence that stands twice is found by its mark. */
+static mb_status
+reserve(const struct mb_rows *items, size_t n_items, struct mb_error *err)
+{
+    mb_status st = MB_OK;
+    size_t i = 0;
+    for (; i < n_items && st == MB_OK; i++) {
+        if (items[i].seq->is_in_pass) {
+            st = mb_error_set(err, MB_ERR_BAD_ARG,
+                "pass: the sequence of item %zu stands in it twice", i);
+            break;
+        }
+        st = sequence_reserve(items[i].seq, items[i].n, err);
+        items[i].seq->is_in_pass = st == MB_OK;
+    }
+    for (size_t j = 0; j < n_items; j++)
+        items[j].seq->is_in_pass = false;
+    return st;
+}
+
+mb_status
+mb_pass_run(struct mb_pass *pass, const struct mb_rows *items, size_t n_items,
+    struct mb_error *err)
+{
+    mb_status st = check_items(pass, items, n_items, err);
+    if (st == MB_OK)
+        st = reserve(items, n_items, err);
+    if (st == MB_OK)
+        st = plan(pass, items, n_items, err);
+    if (st == MB_OK)
+        pass_compute(pass);
+    for (size_t i = 0; i < n_items; i++) {
+        if (st == MB_OK)
+            items[i].seq->length += items[i].n;
+        else if (items[i].seq)
+            sequence_trim(items[i].seq);
+    }
+    return st;
+}
