@@ -347,7 +347,8 @@ struct mb_hit {
 };
 
 /* Best k, score falling, ties by segno rising. *hits lives in arena.
- * Errors: BAD_ARG (filter syntax), MISMATCH (dim), CORRUPT, NOMEM. */
+ * Errors: BAD_ARG (filter syntax, vector not finite), MISMATCH (dim), CORRUPT,
+ * NOMEM. */
 MB_MUST_USE mb_status mb_search(struct mb_snapshot *snap,
     const struct mb_query *query, struct mb_arena *arena, struct mb_hit **hits,
     size_t *n, struct mb_error *err);

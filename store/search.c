@@ -58,19 +58,26 @@ no_memory(const struct search *s)
 
 /* ---- candidates ---- */
 
-/* A vector of zeros (no term known to the embedding) is none. */
+/* What is wrong with a vector is said whether it will be used or not. One of
+ * zeros (no term known to the embedding) is none. */
 static mb_status
 check_vector(struct search *s)
 {
     double sum = 0;
 
-    if (s->q->vector == NULL || s->coll->generation == 0)
+    if (s->q->vector == NULL)
         return MB_OK;
     for (size_t i = 0; i < s->q->dim; i++)
         sum += (double)s->q->vector[i] * (double)s->q->vector[i];
     if (!isfinite(sum))
         return mb_error_set(
             s->err, MB_ERR_BAD_ARG, "vector has a value that is not finite");
+    if (s->coll->generation == 0)
+        return MB_OK; // nothing to compare it with
+    if (s->q->dim != s->coll->dim)
+        return mb_error_set(s->err, MB_ERR_MISMATCH,
+            "vector of %zu dimensions, the collection has %u", s->q->dim,
+            (unsigned)s->coll->dim);
     s->has_vector = sum > 1e-12;
     return MB_OK;
 }
