@@ -152,7 +152,7 @@ test_examples_when_in_vectors_then_in_the_document(void **state)
     char *text = protocol();
     char *hex = only_hex(text);
 
-    assert_true(mb_vectors_read("wire/protocol.hex", check_vector, hex) >= 30);
+    assert_true(mb_vectors_read("wire/protocol.hex", check_vector, hex) >= 50);
     mb_free(hex);
     mb_free(text);
 }
