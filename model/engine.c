@@ -362,15 +362,27 @@ mb_engine_new(const struct mb_decoder *decoder,
 }
 
 void
-mb_engine_free(struct mb_engine *e)
+mb_engine_stop(struct mb_engine *e)
 {
+    struct mb_thread *thread;
+
     if (e == NULL)
         return;
     (void)pthread_mutex_lock(&e->lock);
     e->stopping = true;
+    thread = e->thread;
+    e->thread = NULL;
     (void)pthread_cond_signal(&e->wake);
     (void)pthread_mutex_unlock(&e->lock);
-    mb_thread_join(e->thread);
+    mb_thread_join(thread);
+}
+
+void
+mb_engine_free(struct mb_engine *e)
+{
+    if (e == NULL)
+        return;
+    mb_engine_stop(e);
     mb_pass_free(e->pass);
     mb_cache_free(e->cache);
     mb_sampler_room_free(e->room);

@@ -39,7 +39,10 @@ MB_MUST_USE mb_status mb_engine_new(const struct mb_decoder *decoder,
     const struct mb_tokenizer *tokenizer,
     const struct mb_engine_options *options, struct mb_engine **out,
     struct mb_error *err);
-/* Ends all requests with SHUTTING_DOWN. */
+/* End all requests with SHUTTING_DOWN, which those that come later get from
+ * submit. All callbacks are over when it returns. Takes NULL. */
+void mb_engine_stop(struct mb_engine *engine);
+/* Stops it first. */
 void mb_engine_free(struct mb_engine *engine);
 /* Rows that one request can have at most: the model's window, or the cache if
  * that is smaller. */
