@@ -56,15 +56,30 @@ struct client {
     uint8_t identity[MAX_IDENTITY];
 };
 
+struct request;
+
+/* A message on its way to a client: a request's reply lies in the request, and
+ * the request lives as long; parts before it stand for themselves. */
+struct outgoing {
+    struct outgoing *next; /* in the queue */
+    struct request *rq;    /* of a part: NULL once it has been sent */
+    struct client *client;
+    struct mb_buffer data;
+    bool is_part;
+};
+
+/* Why parts of a stream stopped. */
+enum loss { LOSS_NONE, LOSS_GONE, LOSS_SLOW };
+
 struct request {
     struct server_request pub; /* first: server_reply casts back */
     struct server *server;
     struct client *client;
-    struct request *next; /* in the reply queue */
-    size_t charged;       /* bytes counted as pending */
-    zmq_msg_t message;    /* the body */
+    size_t charged;    /* bytes counted as pending */
+    zmq_msg_t message; /* the body */
     bool has_message;
-    struct mb_buffer reply;
+    struct outgoing reply;
+    atomic_int loss;      /* enum loss; relaxed: mb-io sets it */
     size_t envelope_size; /* frames as u8 size, bytes; 0: no delimiter */
     uint8_t envelope[];
 };
@@ -99,7 +114,7 @@ struct server {
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
-    struct request *replies; /* newest first */
+    struct outgoing *outgoing; /* newest first */
     uint64_t n_in_flight;
     bool bound;
     bool started;
@@ -191,8 +206,19 @@ request_free(struct request *rq)
 {
     if (rq->has_message)
         (void)zmq_msg_close(&rq->message);
-    mb_buffer_fini(&rq->reply);
+    mb_buffer_fini(&rq->reply.data);
     mb_free(rq);
+}
+
+static void
+outgoing_free(struct outgoing *out)
+{
+    if (!out->is_part) {
+        request_free(out->rq);
+        return;
+    }
+    mb_buffer_fini(&out->data);
+    mb_free(out);
 }
 
 /* Orders what mb-io wrote into a request before libzmq's thread reads it. The
@@ -206,12 +232,12 @@ free_sent(void *data, void *hint)
 {
     // Acquire pairs with the release in send_reply.
     (void)atomic_load_explicit(&handed_over, memory_order_acquire);
-    struct request *rq = hint;
-    struct client *c = rq->client;
-    size_t size = rq->reply.size;
+    struct outgoing *out = hint;
+    struct client *c = out->client;
+    size_t size = out->data.size;
 
     (void)data;
-    request_free(rq);
+    outgoing_free(out);
     sub(&c->unsent_bytes, size);
     // Release: after this mb-io may free the client.
     (void)atomic_fetch_sub_explicit(&c->n_unsent, 1, memory_order_release);
@@ -241,39 +267,81 @@ send_head(void *socket, const struct request *rq)
     return true;
 }
 
-/* Takes rq. */
+/* Takes out. False: the client is gone. */
+static bool
+send_outgoing(struct server *s, struct outgoing *out, const struct request *rq)
+{
+    struct client *c = out->client;
+    void *socket = s->sockets[c->socket];
+    size_t size = out->data.size;
+    zmq_msg_t body;
+
+    // ROUTER_MANDATORY makes the first frame fail if the client is gone.
+    if (size == 0 || !send_head(socket, rq) ||
+        zmq_msg_init_data(&body, out->data.data, size, free_sent, out) != 0) {
+        add(&s->n_dropped, 1);
+        outgoing_free(out);
+        return false;
+    }
+    add(&c->n_unsent, 1);
+    add(&c->unsent_bytes, size);
+    add(&s->n_replies, 1);
+    add(&s->bytes_out, size);
+    (void)atomic_fetch_add_explicit(&handed_over, 1, memory_order_release);
+    if (zmq_msg_send(&body, socket, ZMQ_DONTWAIT) >= 0)
+        return true;
+    add(&s->n_dropped, 1);
+    (void)zmq_msg_close(&body); // calls free_sent
+    return false;
+}
+
+/* Takes the reply, and with it the request. */
 static void
 send_reply(struct server *s, struct request *rq)
 {
-    void *socket = s->sockets[rq->client->socket];
-    size_t size = rq->reply.size;
-    zmq_msg_t body;
-
     MB_ASSERT(rq->client->n_requests > 0);
     rq->client->n_requests--;
     sub(&s->pending_bytes, rq->charged);
     server_drop_body(&rq->pub);
-    // ROUTER_MANDATORY makes the first frame fail if the client is gone.
-    if (size == 0 || !send_head(socket, rq) ||
-        zmq_msg_init_data(&body, rq->reply.data, size, free_sent, rq) != 0) {
-        add(&s->n_dropped, 1);
-        request_free(rq);
-    } else {
-        add(&rq->client->n_unsent, 1);
-        add(&rq->client->unsent_bytes, size);
-        add(&s->n_replies, 1);
-        add(&s->bytes_out, size);
-        (void)atomic_fetch_add_explicit(&handed_over, 1, memory_order_release);
-        if (zmq_msg_send(&body, socket, ZMQ_DONTWAIT) < 0) {
-            add(&s->n_dropped, 1);
-            (void)zmq_msg_close(&body); // calls free_sent
-        }
-    }
+    (void)send_outgoing(s, &rq->reply, rq);
     (void)pthread_mutex_lock(&s->lock);
     s->n_in_flight--;
     if (s->n_in_flight == 0)
         (void)pthread_cond_broadcast(&s->changed);
     (void)pthread_mutex_unlock(&s->lock);
+}
+
+/* Takes the part. A client that has twice as much unread as it may is slow: it
+ * gets no more of this stream, as it would be kept in memory without bound. */
+static void
+send_part(struct server *s, struct outgoing *out)
+{
+    struct request *rq = out->rq;
+    struct client *c = out->client;
+    enum loss loss =
+        (enum loss)atomic_load_explicit(&rq->loss, memory_order_relaxed);
+
+    if (loss == LOSS_NONE &&
+        (load(&c->n_unsent) >= 2 * load(&s->max_client_requests) ||
+            load(&c->unsent_bytes) > load(&s->max_client_bytes)))
+        loss = LOSS_SLOW;
+    out->rq = NULL;
+    if (loss != LOSS_NONE) {
+        add(&s->n_dropped, 1);
+        outgoing_free(out);
+    } else if (!send_outgoing(s, out, rq)) {
+        loss = LOSS_GONE;
+    }
+    atomic_store_explicit(&rq->loss, loss, memory_order_relaxed);
+}
+
+static void
+send_any(struct server *s, struct outgoing *out)
+{
+    if (out->is_part)
+        send_part(s, out);
+    else
+        send_reply(s, out->rq);
 }
 
 void
@@ -297,50 +365,97 @@ wake(struct server *s)
         return;
 }
 
+/* Send now if this is mb-io, else queue. */
+static void
+submit(struct server *s, struct outgoing *out)
+{
+    bool was_empty;
+
+    if (pthread_equal(pthread_self(), s->thread_id) != 0) {
+        send_any(s, out);
+        return;
+    }
+    (void)pthread_mutex_lock(&s->lock);
+    was_empty = s->outgoing == NULL;
+    out->next = s->outgoing;
+    s->outgoing = out;
+    (void)pthread_mutex_unlock(&s->lock);
+    if (was_empty)
+        wake(s);
+}
+
 void
 server_reply(struct server_request *pub, struct mb_buffer *reply)
 {
     struct request *rq = (struct request *)pub;
-    struct server *s = rq->server;
-    bool was_empty;
 
-    rq->reply = *reply;
+    rq->reply.rq = rq;
+    rq->reply.client = rq->client;
+    rq->reply.data = *reply;
     mb_buffer_init(reply, reply->max);
-    if (pthread_equal(pthread_self(), s->thread_id) != 0) {
-        send_reply(s, rq);
-        return;
+    submit(rq->server, &rq->reply);
+}
+
+bool
+server_send_part(struct server_request *pub, struct mb_buffer *part)
+{
+    struct request *rq = (struct request *)pub;
+    struct outgoing *out;
+
+    if (server_lost(pub) != NULL)
+        return false;
+    out = mb_calloc(1, sizeof *out);
+    if (out == NULL) {
+        // A stream with a hole is worse than one that ends.
+        atomic_store_explicit(&rq->loss, LOSS_SLOW, memory_order_relaxed);
+        return false;
     }
-    (void)pthread_mutex_lock(&s->lock);
-    was_empty = s->replies == NULL;
-    rq->next = s->replies;
-    s->replies = rq;
-    (void)pthread_mutex_unlock(&s->lock);
-    if (was_empty)
-        wake(s);
+    out->rq = rq;
+    out->client = rq->client;
+    out->is_part = true;
+    out->data = *part;
+    mb_buffer_init(part, part->max);
+    submit(rq->server, out);
+    return true;
+}
+
+const char *
+server_lost(const struct server_request *pub)
+{
+    const struct request *rq = (const struct request *)pub;
+
+    switch (atomic_load_explicit(&rq->loss, memory_order_relaxed)) {
+    case LOSS_GONE:
+        return "the client is gone";
+    case LOSS_SLOW:
+        return "the client does not read its stream";
+    default:
+        return NULL;
+    }
 }
 
 /* Send all that other threads have queued, oldest first. */
 static void
 send_queued(struct server *s)
 {
-    struct request *newest;
-    struct request *oldest = NULL;
+    struct outgoing *newest;
+    struct outgoing *oldest = NULL;
 
     (void)pthread_mutex_lock(&s->lock);
-    newest = s->replies;
-    s->replies = NULL;
+    newest = s->outgoing;
+    s->outgoing = NULL;
     (void)pthread_mutex_unlock(&s->lock);
     while (newest != NULL) {
-        struct request *next = newest->next;
+        struct outgoing *next = newest->next;
 
         newest->next = oldest;
         oldest = newest;
         newest = next;
     }
     while (oldest != NULL) {
-        struct request *next = oldest->next;
+        struct outgoing *next = oldest->next;
 
-        send_reply(s, oldest);
+        send_any(s, oldest);
         oldest = next;
     }
 }

@@ -61,6 +61,14 @@ void server_close(struct server *s);
 /* Send `reply` (its bytes are taken, the buffer is left empty) and free rq.
  * Any thread; from mb-io it is sent at once. */
 void server_reply(struct server_request *rq, struct mb_buffer *reply);
+/* Send a message that belongs to rq before its reply; bytes are taken likewise.
+ * Messages leave in the order in which one thread sends them. False: the client
+ * is gone, or reads too slowly, and nothing more of rq will reach it; but for
+ * the reply, which must be sent still. It may take some messages until that is
+ * seen. Any thread. */
+bool server_send_part(struct server_request *rq, struct mb_buffer *part);
+/* What server_send_part found: NULL, or why the client is lost. */
+const char *server_lost(const struct server_request *rq);
 /* Give the message's memory back before the reply; body becomes empty. */
 void server_drop_body(struct server_request *rq);
 /* True if more messages are waiting to be received. mb-io only. */
