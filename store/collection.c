@@ -81,15 +81,16 @@ mb_collection_settings_check(
             "language: \"%s\" is not known (a Snowball name or \"none\")",
             c.language);
     }
-    if (c.embedding == MB_EMBED_ANCHOR) {
-        return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
-            "embedding: kind \"anchor\" comes later");
-    }
     if ((unsigned)c.embedding > MB_EMBED_ANCHOR) {
-        return mb_error_set(
-            err, MB_ERR_BAD_ARG, "embedding: kind must be none, lsa or client");
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "embedding: kind must be none, lsa, client or anchor");
     }
-    if (c.embedding != MB_EMBED_NONE && (c.dim < 1 || c.dim > MB_MAX_DIM)) {
+    if (c.embedding == MB_EMBED_ANCHOR && c.dim != 0) {
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "embedding: dim of kind anchor is the model's, do not say it");
+    }
+    if ((c.embedding == MB_EMBED_LSA || c.embedding == MB_EMBED_CLIENT) &&
+        (c.dim < 1 || c.dim > MB_MAX_DIM)) {
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "embedding: dim is %u, must be 1 to %d", (unsigned)c.dim,
             MB_MAX_DIM);
@@ -547,6 +548,8 @@ collection_drop(struct wtxn *w, struct mb_slice name, struct mb_error *err)
         st = kv_del(w->txn, KV_COLLECTIONS, kv_key_slice(&key));
     if (st == MB_ERR_NOT_FOUND)
         st = MB_OK; // made in this very transaction, not flushed yet
+    if (st == MB_OK)
+        st = note_drop_all(w, wc->c.id);
     drop_key(&key, wc->c.id);
     if (st == MB_OK) {
         st = kv_put(w->txn, KV_META, kv_key_slice(&key),

@@ -12,6 +12,7 @@
 
 #define META_NAME_PREFIX     "name:"
 #define META_DROP_PREFIX     "drop:"
+#define META_NOTE_PREFIX     "note:"
 #define META_NEXT_COLLECTION "next_collection"
 
 /* Bytes of a collection record (MAX_COLLECTION_RECORD at most). */
@@ -34,6 +35,9 @@ MB_MUST_USE mb_status collection_create(struct wtxn *w, struct mb_slice name,
     struct mb_error *err);
 MB_MUST_USE mb_status collection_drop(
     struct wtxn *w, struct mb_slice name, struct mb_error *err);
+
+/* Erase all notes of a collection (note.c). */
+MB_MUST_USE mb_status note_drop_all(struct wtxn *w, mb_collection_id coll);
 
 /* Write the records that changed; before the commit. */
 MB_MUST_USE mb_status collection_flush(struct wtxn *w);

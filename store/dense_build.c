@@ -186,7 +186,11 @@ dense_generation_add(struct wtxn *w, struct wcoll *wc, uint32_t generation,
     uint32_t *routed = NULL;
     struct generation g;
     uint64_t added = 0;
-    mb_status st = check_building(w, wc, generation, GENERATION_READY, &g, err);
+    bool is_served = generation != 0 && generation == wc->c.generation;
+    mb_status st =
+        is_served
+            ? generation_read(w->txn, wc->c.id, generation, &g, err)
+            : check_building(w, wc, generation, GENERATION_READY, &g, err);
 
     if (st != MB_OK || n == 0) {
         return st;
@@ -211,6 +215,11 @@ dense_generation_add(struct wtxn *w, struct wcoll *wc, uint32_t generation,
     mb_free(routed);
     if (st != MB_OK) {
         return st;
+    }
+    if (is_served) {
+        wc->c.n_vectors += added;
+        wc->dirty = true;
+        return MB_OK;
     }
     g.n_vectors += added;
     st = generation_write(w->txn, wc->c.id, generation, &g);

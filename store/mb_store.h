@@ -101,15 +101,16 @@ typedef enum mb_embedding_kind {
     MB_EMBED_NONE = 0,   /* lexical only */
     MB_EMBED_LSA = 1,    /* built in, the default */
     MB_EMBED_CLIENT = 2, /* vectors come with put and query */
-    MB_EMBED_ANCHOR = 3  /* reserved: mean hidden rows of the anchor */
+    MB_EMBED_ANCHOR = 3  /* mean hidden rows of a model; added after the put */
 } mb_embedding_kind;
 
 struct mb_collection_settings {
     char language[32]; /* Snowball name; "" is "english"; "none": no stems */
     mb_embedding_kind embedding;
-    uint32_t dim;          /* wanted; 0: 256 for lsa, required for client */
-    float k1;              /* BM25; 0: 1.5 */
-    float b;               /* BM25; negative: 0.75 */
+    uint32_t dim; /* wanted; 0: 256 for lsa, required for client, not said for
+                     anchor: it is the model's */
+    float k1;     /* BM25; 0: 1.5 */
+    float b;      /* BM25; negative: 0.75 */
     uint32_t title_weight; /* how often a title's terms count; default 2 */
 };
 
@@ -198,6 +199,20 @@ MB_MUST_USE mb_status mb_op_create_new(struct mb_slice name,
     struct mb_op **out, struct mb_error *err);
 MB_MUST_USE mb_status mb_op_drop_new(
     struct mb_slice name, struct mb_op **out, struct mb_error *err);
+
+#define MB_MAX_NOTE      16384 /* bytes */
+#define MB_MAX_NOTE_NAME 32    /* bytes */
+
+/* Keep a small text with a collection, under a name; an empty one takes it
+ * away. It goes when the collection is dropped. Slices are copied.
+ * Errors: TOO_LARGE, NOMEM; on apply NOT_FOUND. */
+MB_MUST_USE mb_status mb_op_note_new(struct mb_slice collection,
+    const char *name, struct mb_slice text, struct mb_op **out,
+    struct mb_error *err);
+/* *out is a view until the snapshot's end. Errors: NOT_FOUND, CORRUPT. */
+MB_MUST_USE mb_status mb_note_get(struct mb_snapshot *snap,
+    const struct mb_collection *coll, const char *name, struct mb_slice *out,
+    struct mb_error *err);
 
 /* One document to put. Everything is borrowed until mb_op_put_new returns. */
 struct mb_put_document {
@@ -398,7 +413,9 @@ MB_MUST_USE mb_status mb_op_generation_model_new(struct mb_slice collection,
     uint32_t generation, size_t dim, struct mb_slice embedding,
     const struct mb_tree *tree, struct mb_op **out, struct mb_error *err);
 /* n vectors (n x dim, copied) with their segments, and their leaves (NULL:
- * routed here). Segments that are gone meanwhile are skipped. */
+ * routed here). Segments that are gone meanwhile, or have theirs already, are
+ * skipped. The generation is being built, or served: vectors of a model's that
+ * are made after their segments were put. */
 MB_MUST_USE mb_status mb_op_generation_add_new(struct mb_slice collection,
     uint32_t generation, size_t dim, const mb_segno *segnos,
     const float *vectors, const uint32_t *leaf, size_t n, struct mb_op **out,

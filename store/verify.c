@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "collection.h"
+#include "record.h"
 
 #define MAX_WHAT 256
 
@@ -77,11 +78,29 @@ verify_walk(struct verify *v, enum kv_table table, struct mb_slice prefix,
 /* ---- names and collections ---- */
 
 static mb_status
+check_note(struct verify *v, struct mb_slice key, struct mb_slice val)
+{
+    size_t head = strlen(META_NOTE_PREFIX);
+    struct mb_collection c;
+    if (key.size <= head + 4 || !record_is_sound(val)) {
+        verify_broken(v, KV_META, key, "damaged note: %zu bytes", val.size);
+        return MB_OK;
+    }
+    mb_status st = collection_read_id(
+        v->snap->txn, mb_get_be32(key.data + head), &c, NULL);
+    if (st == MB_ERR_NOT_FOUND)
+        verify_broken(v, KV_META, key, "note of no collection");
+    return st == MB_ERR_NOT_FOUND || st == MB_ERR_CORRUPT ? MB_OK : st;
+}
+
+static mb_status
 check_meta_row(void *arg, struct mb_slice key, struct mb_slice val)
 {
     struct verify *v = arg;
     struct mb_slice prefix = mb_slice_cstr(META_NAME_PREFIX);
     struct mb_collection c;
+    if (kv_has_prefix(key, mb_slice_cstr(META_NOTE_PREFIX)))
+        return check_note(v, key, val);
     if (!kv_has_prefix(key, prefix))
         return MB_OK;
     struct mb_slice name =
