@@ -56,6 +56,12 @@ lex_le32(const uint8_t *p)
            (uint32_t)p[3] << 24;
 }
 
+static inline uint64_t
+lex_le64(const uint8_t *p)
+{
+    return lex_le32(p) | (uint64_t)lex_le32(p + 4) << 32;
+}
+
 /* ---- bounds ---- */
 
 /* tf and length of the postings that one point covers; tf 0: no point. */

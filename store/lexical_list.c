@@ -218,11 +218,12 @@ lex_list_lookup(
             return st;
     }
     // The first posting at or above segno; the last one is, as block.last is.
+    // Nobody could predict the way, so a step is a sum, not a branch.
     uint32_t low = l->pos;
     uint32_t n = l->block.n - low;
     while (n > 1) {
         uint32_t half = n / 2;
-        low += l->segnos[low + half - 1] < segno ? half : 0;
+        low += half & (0u - (uint32_t)(l->segnos[low + half - 1] < segno));
         n -= half;
     }
     l->pos = low;

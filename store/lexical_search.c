@@ -196,18 +196,35 @@ add_list(struct search *s, struct lex_list *l, int32_t others)
     return st;
 }
 
-/* Segments met whose score is above `need`, in s->survivors, rising. Written
- * without branches: about half pass, nobody could predict which. */
+/* Bit i: scores[i] > need, for a group. In steps that compilers turn into
+ * vectors: flags first, then eight of them at a time into bits. */
+static uint64_t
+above(const int32_t scores[MET_GROUP], int32_t need)
+{
+    uint8_t flags[MET_GROUP];
+    uint64_t bits = 0;
+    for (uint32_t i = 0; i < MET_GROUP; i++) {
+        flags[i] = scores[i] > need;
+    }
+    for (uint32_t i = 0; i < MET_GROUP; i += 8) {
+        // The product moves flag j to bit 56 + j; no sum carries.
+        bits |= (lex_le64(flags + i) * 0x0102040810204080u >> 56) << i;
+    }
+    return bits;
+}
+
+/* Segments met whose score is above `need`, in s->survivors, rising. */
 static size_t
 gather(struct search *s, int32_t need)
 {
     size_t n = 0;
     for (uint32_t g = 0; g < N_GROUPS; g++) {
+        uint32_t first = g * MET_GROUP;
         if (s->met[g] == 0)
             continue;
-        for (uint32_t d = g * MET_GROUP; d < (g + 1) * MET_GROUP; d++) {
-            s->survivors[n] = (uint16_t)d;
-            n += s->scores[d] > need;
+        for (uint64_t b = above(s->scores + first, need); b != 0; b &= b - 1) {
+            s->survivors[n++] =
+                (uint16_t)(first + (uint32_t)__builtin_ctzll(b));
         }
     }
     if (s->filter == NULL)
