@@ -71,6 +71,10 @@ MB_MUST_USE mb_status embedding_get(struct kv_txn *txn, mb_collection_id coll,
     uint32_t generation, mb_segno segno, size_t dim, uint32_t *leaf,
     const uint8_t **values);
 
+/* The same by a cursor in KV_EMBEDDINGS: for many segments in rising order. */
+MB_MUST_USE mb_status embedding_find(struct kv_cursor *c, mb_collection_id coll,
+    uint32_t generation, mb_segno segno, size_t dim, const uint8_t **values);
+
 /* Embedding bytes are cut into pieces of this size. */
 #define MODEL_PIECE (16u * 4096u - 16u - RECORD_CHECKSUM)
 void model_key(struct kv_key *key, mb_collection_id coll, uint32_t generation,

@@ -161,6 +161,18 @@ generation_list(struct kv_txn *txn, mb_collection_id coll, size_t max,
 
 /* ---- embeddings ---- */
 
+static mb_status
+embedding_view(
+    struct mb_slice value, size_t dim, uint32_t *leaf, const uint8_t **values)
+{
+    if (value.size != embedding_size(dim)) {
+        return MB_ERR_CORRUPT;
+    }
+    *leaf = mb_get_le32(value.data);
+    *values = value.data + EMBEDDING_HEAD;
+    return MB_OK;
+}
+
 mb_status
 embedding_get(struct kv_txn *txn, mb_collection_id coll, uint32_t generation,
     mb_segno segno, size_t dim, uint32_t *leaf, const uint8_t **values)
@@ -174,10 +186,22 @@ embedding_get(struct kv_txn *txn, mb_collection_id coll, uint32_t generation,
     if (st != MB_OK) {
         return st;
     }
-    if (value.size != embedding_size(dim)) {
-        return MB_ERR_CORRUPT;
+    return embedding_view(value, dim, leaf, values);
+}
+
+mb_status
+embedding_find(struct kv_cursor *c, mb_collection_id coll, uint32_t generation,
+    mb_segno segno, size_t dim, const uint8_t **values)
+{
+    struct kv_key key;
+    struct mb_slice value;
+    uint32_t leaf;
+    mb_status st;
+
+    embedding_key(&key, coll, generation, segno);
+    st = kv_cursor_find(c, kv_key_slice(&key), &value);
+    if (st != MB_OK) {
+        return st;
     }
-    *leaf = mb_get_le32(value.data);
-    *values = value.data + EMBEDDING_HEAD;
-    return MB_OK;
+    return embedding_view(value, dim, &leaf, values);
 }

@@ -375,25 +375,42 @@ probe(struct search *s, struct kv_cursor *c, size_t n_probe, double n_total,
 
 /* ---- exact scores ---- */
 
-/* fp16 scores in place of int8 ones. */
+static int
+compare_segments(const void *a, const void *b)
+{
+    mb_segno x = ((const struct candidate *)a)->segno;
+    mb_segno y = ((const struct candidate *)b)->segno;
+
+    return x < y ? -1 : x > y;
+}
+
+/* fp16 scores in place of int8 ones. In order of segments: neighbours in a
+ * document are often close in meaning, and then lie on the same page. */
 static mb_status
 rescore(struct search *s, struct mb_error *err)
 {
+    struct kv_cursor *c;
+    mb_status st = kv_cursor_open(s->t->txn, KV_EMBEDDINGS, &c);
+
+    if (st != MB_OK) {
+        return mb_error_set(err, st, "open vectors");
+    }
+    qsort(s->heap, s->n_heap, sizeof(*s->heap), compare_segments);
     for (size_t i = 0; i < s->n_heap; i++) {
         const uint8_t *values;
-        uint32_t leaf;
-        mb_status st = embedding_get(s->t->txn, s->t->coll, s->t->generation,
-            s->heap[i].segno, s->dim, &leaf, &values);
 
+        st = embedding_find(
+            c, s->t->coll, s->t->generation, s->heap[i].segno, s->dim, &values);
         if (st != MB_OK) {
-            return mb_error_set(err,
-                st == MB_ERR_NOT_FOUND ? MB_ERR_CORRUPT : st,
+            st = mb_error_set(err, st == MB_ERR_NOT_FOUND ? MB_ERR_CORRUPT : st,
                 "vector of segment %u is in a list but cannot be read",
                 s->heap[i].segno);
+            break;
         }
         s->heap[i].score = s->kernels->dot_f16(s->q->vector, values, s->dim);
     }
-    return MB_OK;
+    kv_cursor_close(c);
+    return st;
 }
 
 /* Score each segment of the filter from its own record. */
@@ -568,6 +585,7 @@ dense_score(struct mb_snapshot *snap, const struct mb_collection *coll,
     float *scores, struct mb_error *err)
 {
     struct dense_target t;
+    struct kv_cursor *c;
     mb_status st;
 
     for (size_t i = 0; i < n; i++) {
@@ -585,18 +603,23 @@ dense_score(struct mb_snapshot *snap, const struct mb_collection *coll,
             "vector of %zu dimensions, the collection has %u", dim,
             t.record.dim);
     }
+    st = kv_cursor_open(snap->txn, KV_EMBEDDINGS, &c);
+    if (st != MB_OK) {
+        return mb_error_set(err, st, "open vectors");
+    }
     for (size_t i = 0; i < n; i++) {
         const uint8_t *values;
-        uint32_t leaf;
 
-        st = embedding_get(snap->txn, coll->id, coll->generation, segnos[i],
-            dim, &leaf, &values);
+        st = embedding_find(
+            c, coll->id, coll->generation, segnos[i], dim, &values);
         if (st == MB_OK) {
             scores[i] =
                 dense_kernels(snap->dense)->dot_f16(vector, values, dim);
         } else if (st != MB_ERR_NOT_FOUND) {
-            return mb_error_set(err, st, "vector of segment %u", segnos[i]);
+            st = mb_error_set(err, st, "vector of segment %u", segnos[i]);
+            break;
         }
     }
-    return MB_OK;
+    kv_cursor_close(c);
+    return st == MB_ERR_NOT_FOUND ? MB_OK : st;
 }

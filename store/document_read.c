@@ -318,6 +318,21 @@ mb_segment_get(struct mb_snapshot *snap, const struct mb_collection *coll,
 }
 
 mb_status
+segment_find(struct kv_cursor *c, mb_collection_id coll, mb_segno segno,
+    struct mb_segment *out)
+{
+    struct kv_key key;
+    struct mb_slice val;
+    segment_key(&key, coll, segno);
+    mb_status st = kv_cursor_find(c, kv_key_slice(&key), &val);
+    if (st == MB_OK)
+        st = segment_decode(val, out);
+    if (st == MB_OK)
+        out->segno = segno;
+    return st;
+}
+
+mb_status
 mb_segment_scan(struct mb_snapshot *snap, const struct mb_collection *coll,
     mb_segno from, size_t max, struct mb_segment *out, size_t *n,
     struct mb_error *err)

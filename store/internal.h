@@ -23,6 +23,11 @@ struct mb_snapshot {
     struct text_unpacker *unpacker; /* taken from the store when needed */
 };
 
+/* mb_segment_get by a cursor in KV_SEGMENTS: for many segments in rising order.
+ * Says nothing of the cause. Errors: NOT_FOUND, CORRUPT, IO. */
+MB_MUST_USE mb_status segment_find(struct kv_cursor *c, mb_collection_id coll,
+    mb_segno segno, struct mb_segment *out);
+
 /* At the start of each public function that reads: inside, kv_txn_explain
  * leaves alone what a deeper function wrote, so nothing old may stand there. */
 static inline void

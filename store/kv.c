@@ -789,6 +789,13 @@ kv_cursor_seek(struct kv_cursor *c, struct mb_slice key, struct mb_slice *k,
 }
 
 mb_status
+kv_cursor_find(struct kv_cursor *c, struct mb_slice key, struct mb_slice *v)
+{
+    MDB_val at = val_of(key);
+    return cursor_move(c, MDB_SET, &at, NULL, v);
+}
+
+mb_status
 kv_cursor_next(struct kv_cursor *c, struct mb_slice *k, struct mb_slice *v)
 {
     MDB_val at;

@@ -128,6 +128,10 @@ MB_MUST_USE mb_status kv_cursor_prev(
     struct kv_cursor *c, struct mb_slice *k, struct mb_slice *v);
 MB_MUST_USE mb_status kv_cursor_last(
     struct kv_cursor *c, struct mb_slice *k, struct mb_slice *v);
+/* Row with just this key. For many keys in rising order: cheaper than kv_get
+ * where one lies on the page of the one before. */
+MB_MUST_USE mb_status kv_cursor_find(
+    struct kv_cursor *c, struct mb_slice key, struct mb_slice *v);
 /* Last row whose key starts with prefix. */
 MB_MUST_USE mb_status kv_cursor_last_of(struct kv_cursor *c,
     struct mb_slice prefix, struct mb_slice *k, struct mb_slice *v);

@@ -257,21 +257,26 @@ make_rows(struct search *s, bool spread)
 static mb_status
 find_documents(struct search *s)
 {
-    for (size_t i = 0; i < s->n_rows; i++) {
-        struct mb_segment segment;
-        mb_status st =
-            mb_segment_get(s->snap, s->coll, s->rows[i].segno, &segment, NULL);
+    struct kv_cursor *c;
+    mb_status st = kv_cursor_open(s->snap->txn, KV_SEGMENTS, &c);
 
+    if (st != MB_OK)
+        return mb_error_set(s->err, st, "open segments");
+    for (size_t i = 0; i < s->n_rows && st == MB_OK; i++) {
+        struct mb_segment segment;
+
+        st = segment_find(c, s->coll->id, s->rows[i].segno, &segment);
         if (st == MB_OK) {
             s->rows[i].docno = segment.docno;
         } else if (st == MB_ERR_NOT_FOUND) {
             s->rows[i].roles = FUSION_IS_GONE;
+            st = MB_OK;
         } else {
-            return mb_error_set(
-                s->err, st, "read segment %u", s->rows[i].segno);
+            st = mb_error_set(s->err, st, "read segment %u", s->rows[i].segno);
         }
     }
-    return MB_OK;
+    kv_cursor_close(c);
+    return st;
 }
 
 /* Read the scores that the lists did not bring. */
