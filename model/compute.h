@@ -11,9 +11,9 @@
  * batch mates or on the number of threads. The two ways differ from one
  * another by rounding, and so do the levels.
  *
- * Few rows against quantised weights: activations are rounded to int16 with a
- * scale for 32 of them, which is 256 times finer than the int8 that llama.cpp
- * takes and costs the same, as AVX2 multiplies int16 in pairs.
+ * Against quantised weights activations are rounded to int16 with a scale for
+ * 32 of them, which is 256 times finer than the int8 that llama.cpp takes. In
+ * both ways: AVX2 multiplies int16 in pairs, twice as many at a time as floats.
  *
  * Private to this folder. Threads: stateless, call from any. */
 #ifndef MB_MODEL_COMPUTE_H
@@ -86,7 +86,7 @@ struct compute {
     void (*mul_few)(const struct tensor *W, size_t first, size_t last,
         const struct activations *a, float *y, size_t ldy);
 
-    /* The same from a.x, unpacking W to floats; room as above, 64-aligned. */
+    /* The same for many rows, unpacking W; room as above, 64-aligned. */
     void (*mul_many)(const struct tensor *W, size_t first, size_t last,
         const struct activations *a, float *y, size_t ldy, float *room);
 

@@ -97,18 +97,21 @@ is_rounded(const struct tensor *W)
     return tensor_block_values(W->type) > 1;
 }
 
-/* Round those of rows [first, last) that belong to decoding. */
+/* Rows of both kinds, [first, last) of them to be rounded. */
 static void
 round_rows(struct mb_pass *pass, const float *x, size_t width, size_t first,
     size_t last)
 {
-    struct activations few = rows_of(pass, x, width, false);
-    if (last <= pass->n_many || width % ACT_BLOCK != 0)
-        return;
-    if (first < pass->n_many)
-        first = pass->n_many;
-    pass->decoder->compute->quantize(
-        &few, width, first - pass->n_many, last - pass->n_many);
+    struct activations all = {
+        .x = x,
+        .ld = width,
+        .n = pass->n_rows,
+        .code = pass->codes,
+        .scale = pass->scales,
+        .sum = pass->sums,
+    };
+    if (width % ACT_BLOCK == 0)
+        pass->decoder->compute->quantize(&all, width, first, last);
 }
 
 static void
@@ -482,8 +485,7 @@ step_outs(void *arg)
     for (size_t i = 0; i < n; i++)
         decoder->compute->rms_norm(pass->x + pass->outs[first + i].row * d,
             decoder->output_norm, d, decoder->norm_eps, pass->out_rows + i * d);
-    if (n > 0 && !is_scored(&pass->outs[first]) &&
-        is_rounded(&decoder->output)) {
+    if (n > 0 && is_rounded(&decoder->output)) {
         struct activations a = out_rows_of(pass);
         decoder->compute->quantize(&a, d, 0, n);
     }

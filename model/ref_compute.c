@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define BLOCK 32
-#define SUPER 256 /* values of a block of Q4_K and Q6_K */
 
 /* ---- reading weights ---- */
 
@@ -145,31 +144,18 @@ row_of(const struct tensor *W, size_t row)
     return W->data + row * W->row_bytes;
 }
 
-/* Columns [first, last) of a row, first and last (but at the row's end) being
- * multiples of 32. */
-static void
-unpack(
-    const struct tensor *W, size_t row, size_t first, size_t last, float *out)
-{
-    const uint8_t *p = row_of(W, row);
-    struct block b;
-    if (!is_quantised(W->type)) {
-        for (size_t i = first; i < last; i++)
-            out[i - first] = read_float(W->type, p, i);
-        return;
-    }
-    for (size_t i = first; i < last; i += BLOCK) {
-        read_block(W->type, p, i / BLOCK, &b);
-        for (size_t j = 0; j < BLOCK; j++) {
-            out[i - first + j] = b.scale[j / 16] * (float)b.code[j] - b.offset;
-        }
-    }
-}
-
 static void
 plain_row(const struct tensor *W, size_t row, float *out)
 {
-    unpack(W, row, 0, W->n_cols, out);
+    const uint8_t *p = row_of(W, row);
+    struct block b;
+    for (size_t i = 0; i < W->n_cols && !is_quantised(W->type); i++)
+        out[i] = read_float(W->type, p, i);
+    for (size_t i = 0; i < W->n_cols && is_quantised(W->type); i += BLOCK) {
+        read_block(W->type, p, i / BLOCK, &b);
+        for (size_t j = 0; j < BLOCK; j++)
+            out[i + j] = b.scale[j / 16] * (float)b.code[j] - b.offset;
+    }
 }
 
 /* ---- activations ---- */
@@ -268,20 +254,8 @@ static void
 plain_mul_many(const struct tensor *W, size_t first, size_t last,
     const struct activations *a, float *y, size_t ldy, float *room)
 {
-    for (size_t o = first; o < last; o++) {
-        for (size_t k = 0; k < W->n_cols; k += SUPER) {
-            size_t end = W->n_cols - k < SUPER ? W->n_cols : k + SUPER;
-            unpack(W, o, k, end, room);
-            for (size_t r = 0; r < a->n; r++) {
-                const float *x = a->x + r * a->ld;
-                double sum = 0;
-                for (size_t i = k; i < end; i++)
-                    sum += (double)x[i] * (double)room[i - k];
-                y[r * ldy + o] =
-                    k == 0 ? (float)sum : y[r * ldy + o] + (float)sum;
-            }
-        }
-    }
+    (void)room;
+    plain_mul_few(W, first, last, a, y, ldy);
 }
 
 /* ---- the rest of a layer ---- */

@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * model/compute_x86_few.c - few rows of activations times W, with AVX2.
+ *
+ * W streams by once, a row of it at a time; its codes are unpacked once for up
+ * to four rows of activations. More rows take W in chunks that stay in the
+ * cache while each four go over it.
+ *
+ * What keeps a result apart from company: products of 32 codes are summed as
+ * integers, exactly; a sum of floats belongs to one output of one row, in two
+ * accumulators for even and odd blocks, whatever goes along beside it. */
+#include "compute_x86.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include "weights_x86.h"
+
+/* Rows of activations that go together. */
+#define GROUP 4
+
+/* Bytes of W that are to stay in the cache while groups go over them. */
+#define CHUNK_BYTES 65536u
+
+/* Lines of W are asked for this far ahead, as the hardware stops at the end of
+ * a page. Behind the last row that is harmless. */
+#define AHEAD_BYTES 4096u
+
+/* What one row of W meets: a group of rows, from a column on. */
+struct group {
+    const int16_t *code;
+    const float *scale;
+    const float *sum;
+    size_t n_cols;
+    size_t n_blocks; /* floats from row to row of scale and sum */
+};
+
+AVX2 INLINE void
+ask_ahead(const uint8_t *p, size_t bytes)
+{
+#pragma GCC unroll 4
+    for (size_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)p + AHEAD_BYTES + i, _MM_HINT_T0);
+}
+
+/* Products of 32 codes, four to a lane. */
+AVX2 INLINE __m256
+dot_block(struct words w, const int16_t *x)
+{
+    return _mm256_cvtepi32_ps(
+        _mm256_add_epi32(_mm256_madd_epi16(w.first, load_32(x)),
+            _mm256_madd_epi16(w.second, load_32(x + 16))));
+}
+
+/* ---- types with a scale for 32 ---- */
+
+/* Block b of n rows onto acc[2 i + b % 2]. */
+AVX2 INLINE void
+add_block(struct words w, __m256 d, const struct group *g, size_t b, size_t n,
+    __m256 *acc)
+{
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++) {
+        __m256 factor = _mm256_mul_ps(
+            d, _mm256_broadcast_ss(g->scale + i * g->n_blocks + b));
+        acc[2 * i] = _mm256_fmadd_ps(
+            dot_block(w, g->code + i * g->n_cols + 32 * b), factor, acc[2 * i]);
+    }
+}
+
+AVX2 INLINE struct words
+words_at(tensor_type type, const uint8_t *block)
+{
+    return type == TENSOR_Q8_0 ? words_q8_0(block) : words_q4_0(block);
+}
+
+/* A row of Q8_0 or Q4_0. */
+AVX2 INLINE void
+row_q_0(tensor_type type, const uint8_t *w, const struct group *g, size_t n,
+    __m256 *acc)
+{
+    const size_t bytes = type == TENSOR_Q8_0 ? Q8_0_BYTES : Q4_0_BYTES;
+    size_t b = 0;
+    for (; b + 2 <= g->n_blocks; b += 2, w += 2 * bytes) {
+        ask_ahead(w, 2 * bytes);
+        add_block(words_at(type, w), half_at(w), g, b, n, acc);
+        add_block(words_at(type, w + bytes), half_at(w + bytes), g, b + 1, n,
+            acc + 1);
+    }
+    if (b < g->n_blocks)
+        add_block(words_at(type, w), half_at(w), g, b, n, acc);
+}
+
+/* ---- types with scales in a block of 256 ---- */
+
+/* Block b, of which the factor is factor[8 i + b % 8] for row i. */
+AVX2 INLINE void
+add_part(struct words w, const float *factor, const struct group *g, size_t b,
+    size_t n, __m256 *acc)
+{
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++)
+        acc[2 * i] =
+            _mm256_fmadd_ps(dot_block(w, g->code + i * g->n_cols + 32 * b),
+                _mm256_broadcast_ss(factor + 8 * i + b % 8), acc[2 * i]);
+}
+
+AVX2 INLINE void
+row_q4_k(const uint8_t *w, const struct group *g, size_t n, __m256 *acc)
+{
+    for (size_t b = 0; b < g->n_blocks; b += 8, w += Q4_K_BYTES) {
+        float factor[8 * GROUP];
+        __m256 scale;
+        __m256 offset;
+        ask_ahead(w, Q4_K_BYTES);
+        scales_q4_k(w, &scale, &offset);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n; i++) {
+            size_t at = i * g->n_blocks + b;
+            _mm256_storeu_ps(factor + 8 * i,
+                _mm256_mul_ps(scale, _mm256_loadu_ps(g->scale + at)));
+            acc[2 * i + 1] = _mm256_fnmadd_ps(
+                offset, _mm256_loadu_ps(g->sum + at), acc[2 * i + 1]);
+        }
+#pragma GCC unroll 4
+        for (size_t pair = 0; pair < 4; pair++) {
+            struct words q[2];
+            words_q4_k(w, pair, q);
+            add_part(q[0], factor, g, b + 2 * pair, n, acc);
+            add_part(q[1], factor, g, b + 2 * pair + 1, n, acc + 1);
+        }
+    }
+}
+
+/* Scales are int8, codes have six bits: their products are int16. */
+AVX2 INLINE struct words
+scaled_words(__m256i bytes, const int16_t *scale)
+{
+    struct words w = words_of_bytes(bytes);
+    return (struct words){
+        _mm256_mullo_epi16(w.first, _mm256_set1_epi16(scale[0])),
+        _mm256_mullo_epi16(w.second, _mm256_set1_epi16(scale[1]))};
+}
+
+AVX2 INLINE void
+row_q6_k(const uint8_t *w, const struct group *g, size_t n, __m256 *acc)
+{
+    for (size_t b = 0; b < g->n_blocks; b += 8, w += Q6_K_BYTES) {
+        float factor[8 * GROUP];
+        int16_t scale[16];
+        __m256 d = half_at(w + 208);
+        ask_ahead(w, Q6_K_BYTES);
+        _mm256_storeu_si256(
+            (__m256i *)(void *)scale, _mm256_cvtepi8_epi16(load_16(w + 192)));
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n; i++)
+            _mm256_storeu_ps(factor + 8 * i,
+                _mm256_mul_ps(
+                    d, _mm256_loadu_ps(g->scale + i * g->n_blocks + b)));
+        for (size_t half = 0; half < 2; half++) {
+            __m256i q[4];
+            bytes_q6_k(w, half, q);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < 4; i++) {
+                size_t part = 4 * half + i;
+                add_part(scaled_words(q[i], scale + 2 * part), factor, g,
+                    b + part, n, acc + i % 2);
+            }
+        }
+    }
+}
+
+/* ---- all rows of a group ---- */
+
+/* y[i * ldy + o] for n rows; n is a constant, 1 to GROUP. */
+AVX2 INLINE void
+few_outputs(tensor_type type, const struct tensor *W, size_t first, size_t last,
+    const struct group *g, size_t n, float *y, size_t ldy)
+{
+    for (size_t o = first; o < last; o++) {
+        const uint8_t *w = W->data + o * W->row_bytes;
+        __m256 acc[2 * GROUP];
+#pragma GCC unroll 8
+        for (size_t i = 0; i < 2 * n; i++)
+            acc[i] = _mm256_setzero_ps();
+        if (type == TENSOR_Q4_K)
+            row_q4_k(w, g, n, acc);
+        else if (type == TENSOR_Q6_K)
+            row_q6_k(w, g, n, acc);
+        else
+            row_q_0(type, w, g, n, acc);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n; i++)
+            y[i * ldy + o] =
+                sum_of_lanes(_mm256_add_ps(acc[2 * i], acc[2 * i + 1]));
+    }
+}
+
+typedef void (*few_fn)(const struct tensor *W, size_t first, size_t last,
+    const struct group *g, float *y, size_t ldy);
+
+/* The compiler makes one version for each type and number of rows. */
+#define DEFINE_FEW(name, type, n)                                              \
+    AVX2 static void name##_##n(const struct tensor *W, size_t first,          \
+        size_t last, const struct group *g, float *y, size_t ldy)              \
+    {                                                                          \
+        few_outputs(type, W, first, last, g, n, y, ldy);                       \
+    }
+
+#define DEFINE_FEW_OF(name, type)                                              \
+    DEFINE_FEW(name, type, 1)                                                  \
+    DEFINE_FEW(name, type, 2)                                                  \
+    DEFINE_FEW(name, type, 3)                                                  \
+    DEFINE_FEW(name, type, 4)                                                  \
+    static const few_fn name[GROUP] = {name##_1, name##_2, name##_3, name##_4};
+
+DEFINE_FEW_OF(few_q8_0, TENSOR_Q8_0)
+DEFINE_FEW_OF(few_q4_0, TENSOR_Q4_0)
+DEFINE_FEW_OF(few_q4_k, TENSOR_Q4_K)
+DEFINE_FEW_OF(few_q6_k, TENSOR_Q6_K)
+
+static const few_fn *
+few_of(tensor_type type)
+{
+    if (type == TENSOR_Q8_0)
+        return few_q8_0;
+    if (type == TENSOR_Q4_0)
+        return few_q4_0;
+    return type == TENSOR_Q4_K ? few_q4_k : few_q6_k;
+}
+
+static void
+few_quantised(const struct tensor *W, size_t first, size_t last,
+    const struct activations *a, float *y, size_t ldy)
+{
+    const few_fn *few = few_of(W->type);
+    size_t n_blocks = W->n_cols / ACT_BLOCK;
+    for (size_t r = 0; r < a->n; r += GROUP) {
+        size_t n = a->n - r < GROUP ? a->n - r : GROUP;
+        struct group g = {
+            .code = a->code + r * W->n_cols,
+            .scale = a->scale + r * n_blocks,
+            .sum = a->sum + r * n_blocks,
+            .n_cols = W->n_cols,
+            .n_blocks = n_blocks,
+        };
+        few[n - 1](W, first, last, &g, y + r * ldy, ldy);
+    }
+}
+
+/* ---- floats ---- */
+
+/* Outputs that go together, for one, two and four rows: eight sums at most. */
+#define FLOAT_OUTPUTS 4
+
+/* m outputs of n rows, both constants, m * n <= 8; one sum of eight lanes for
+ * each. */
+AVX2 INLINE void
+float_tile(tensor_type type, const struct tensor *W, size_t o, size_t m,
+    const float *x, size_t ldx, size_t n, float *y, size_t ldy)
+{
+    const uint8_t *w = W->data + o * W->row_bytes;
+    size_t ahead = FLOAT_OUTPUTS * W->row_bytes;
+    size_t k = 0;
+    __m256 acc[8];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < m * n; i++)
+        acc[i] = _mm256_setzero_ps();
+    for (; k + 8 <= W->n_cols; k += 8) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < m; j++) {
+            const uint8_t *row = w + j * W->row_bytes;
+            __m256 v = load_floats(type, row, k);
+            _mm_prefetch(
+                (const char *)row + ahead + k * (type == TENSOR_F32 ? 4 : 2),
+                _MM_HINT_T0);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < n; i++)
+                acc[j * n + i] = _mm256_fmadd_ps(
+                    v, _mm256_loadu_ps(x + i * ldx + k), acc[j * n + i]);
+        }
+    }
+    if (k < W->n_cols) {
+        size_t left = W->n_cols - k;
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n; i++) {
+            __m256 v = load_last_floats(TENSOR_F32,
+                (const uint8_t *)(const void *)(x + i * ldx), k, left);
+#pragma GCC unroll 4
+            for (size_t j = 0; j < m; j++)
+                acc[j * n + i] = _mm256_fmadd_ps(
+                    load_last_floats(type, w + j * W->row_bytes, k, left), v,
+                    acc[j * n + i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < m * n; i++)
+        y[i % n * ldy + o + i / n] = sum_of_lanes(acc[i]);
+}
+
+/* All outputs for n rows, m outputs at a time. */
+AVX2 INLINE void
+float_outputs(tensor_type type, const struct tensor *W, size_t first,
+    size_t last, size_t m, const float *x, size_t ldx, size_t n, float *y,
+    size_t ldy)
+{
+    size_t o = first;
+    for (; o + m <= last; o += m)
+        float_tile(type, W, o, m, x, ldx, n, y, ldy);
+    for (; o < last; o++)
+        float_tile(type, W, o, 1, x, ldx, n, y, ldy);
+}
+
+AVX2 INLINE void
+few_floats(tensor_type type, const struct tensor *W, size_t first, size_t last,
+    const struct activations *a, float *y, size_t ldy)
+{
+    size_t r = 0;
+    for (; r + 4 <= a->n; r += 4)
+        float_outputs(type, W, first, last, 2, a->x + r * a->ld, a->ld, 4,
+            y + r * ldy, ldy);
+    for (; r + 2 <= a->n; r += 2)
+        float_outputs(type, W, first, last, 4, a->x + r * a->ld, a->ld, 2,
+            y + r * ldy, ldy);
+    if (r < a->n)
+        float_outputs(type, W, first, last, 4, a->x + r * a->ld, a->ld, 1,
+            y + r * ldy, ldy);
+}
+
+#define DEFINE_FLOATS(name, type)                                              \
+    AVX2 static void name(const struct tensor *W, size_t first, size_t last,   \
+        const struct activations *a, float *y, size_t ldy)                     \
+    {                                                                          \
+        few_floats(type, W, first, last, a, y, ldy);                           \
+    }
+
+DEFINE_FLOATS(few_f32, TENSOR_F32)
+DEFINE_FLOATS(few_f16, TENSOR_F16)
+DEFINE_FLOATS(few_bf16, TENSOR_BF16)
+
+/* ---- the way in ---- */
+
+static void
+few_chunk(const struct tensor *W, size_t first, size_t last,
+    const struct activations *a, float *y, size_t ldy)
+{
+    if (W->type == TENSOR_F32)
+        few_f32(W, first, last, a, y, ldy);
+    else if (W->type == TENSOR_F16)
+        few_f16(W, first, last, a, y, ldy);
+    else if (W->type == TENSOR_BF16)
+        few_bf16(W, first, last, a, y, ldy);
+    else
+        few_quantised(W, first, last, a, y, ldy);
+}
+
+void
+avx2_mul_few(const struct tensor *W, size_t first, size_t last,
+    const struct activations *a, float *y, size_t ldy)
+{
+    size_t step = last - first;
+    if (a->n > GROUP) {
+        step = CHUNK_BYTES / W->row_bytes / GROUP * GROUP;
+        step = step > 0 ? step : GROUP;
+    }
+    for (size_t o = first; o < last; o += step)
+        few_chunk(W, o, last - o < step ? last : o + step, a, y, ldy);
+}
+
+#endif
