@@ -35,6 +35,12 @@ blas_begin(void)
     (void)pthread_once(&once, set_one_thread);
 }
 
+const char *
+blas_core(void)
+{
+    return openblas_get_corename();
+}
+
 void
 blas_gram(
     size_t n, size_t k, const float *X, size_t ld, double *G, float *block)
@@ -57,6 +63,15 @@ blas_mul(size_t n, size_t k, size_t m, const float *X, size_t ldx,
 {
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)m,
         (int)k, 1.0f, X, (int)ldx, W, (int)ldw, 0.0f, Y, (int)ldy);
+}
+
+void
+blas_gemm(size_t m, size_t n, size_t k, float alpha, struct blas_matrix A,
+    struct blas_matrix B, float beta, float *C, size_t ldc)
+{
+    cblas_sgemm(CblasRowMajor, A.transpose ? CblasTrans : CblasNoTrans,
+        B.transpose ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, alpha,
+        A.data, (int)A.ld, B.data, (int)B.ld, beta, C, (int)ldc);
 }
 
 mb_status

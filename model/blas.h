@@ -13,6 +13,9 @@
  * Again and from several threads is fine. */
 void blas_begin(void);
 
+/* The kind of CPU that its kernels are for, such as "Zen". */
+const char *blas_core(void);
+
 /* G (k, k) += X^T X of X (n, k), in double over blocks of rows; only the
  * elements G[i][j] with i <= j. block (k, k) is room to work in. */
 void blas_gram(
@@ -21,6 +24,16 @@ void blas_gram(
 /* Y (n, m) = X (n, k) W (k, m). */
 void blas_mul(size_t n, size_t k, size_t m, const float *X, size_t ldx,
     const float *W, size_t ldw, float *Y, size_t ldy);
+
+/* C (m, n) = alpha op(A) op(B) + beta C, where op(A) is (m, k): A itself, or
+ * with `transpose` A^T, A then being (k, m); B likewise (k, n) or (n, k). */
+struct blas_matrix {
+    const float *data;
+    size_t ld;
+    bool transpose;
+};
+void blas_gemm(size_t m, size_t n, size_t k, float alpha, struct blas_matrix A,
+    struct blas_matrix B, float beta, float *C, size_t ldc);
 
 /* Eigenvalues (k), rising, of the symmetric G (k, k), of which the upper
  * triangle is given; row i of G becomes the eigenvector of value i.
