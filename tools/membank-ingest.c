@@ -111,7 +111,7 @@ struct batch {
     struct item *items;    /* (MAX_BATCH_DOCS) */
     size_t n;
     size_t text_bytes;
-    double part; /* of the input, when its last document was read */
+    uint64_t source_bytes; /* of the input, that its documents came from */
     uint64_t ticket;
     bool sent;
 };
@@ -144,7 +144,9 @@ struct ingest {
     struct mb_buffer request;
     uint32_t *ids; /* (ID_COUNTERS) documents under way by hash of the id */
     struct totals totals;
-    double part; /* of the input, acknowledged */
+    uint64_t bytes_read;  /* of the input, that documents so far came from */
+    uint64_t bytes_done;  /* of these, acknowledged */
+    uint64_t bytes_total; /* of the input; 0: not known */
     struct progress progress;
     double backoff_s;
     uint64_t trouble_ns; /* since when nothing was taken; 0: all is well */
@@ -257,24 +259,55 @@ count_ids(struct ingest *g, const struct batch *b, bool add)
 
 /* ---- saying what happens ---- */
 
-static void
-show_progress(struct ingest *g)
+#define STATE_TEXT (4 * DISPLAY_FIGURE + 32)
+
+/* How far it is: of the input as it lies on disk, which may be packed; the rate
+ * is that of the text in it. */
+static const char *
+state_text(struct ingest *g, uint64_t done, char text[STATE_TEXT])
 {
     char docs[DISPLAY_FIGURE];
     char bytes[DISPLAY_FIGURE];
+    char total[DISPLAY_FIGURE];
     char rate[DISPLAY_FIGURE];
-    char text[3 * DISPLAY_FIGURE + 32];
     double seconds = progress_elapsed(&g->progress);
     uint64_t n = g->totals.stored + g->totals.replaced + g->totals.unchanged;
 
-    if (g->progress.quiet)
-        return;
-    (void)snprintf(text, sizeof text, "%s docs  %s  %s/s", show_count(docs, n),
-        show_bytes(bytes, g->totals.text_bytes),
-        show_bytes(rate,
-            seconds > 0 ? (uint64_t)((double)g->totals.text_bytes / seconds)
-                        : 0));
-    progress_show(&g->progress, g->part, text);
+    (void)show_count(docs, n);
+    (void)show_bytes(rate,
+        seconds > 0 ? (uint64_t)((double)g->totals.text_bytes / seconds) : 0);
+    if (g->bytes_total > 0)
+        (void)snprintf(text, STATE_TEXT, "%s of %s  %s docs  %s/s of text",
+            show_bytes(bytes, done), show_bytes(total, g->bytes_total), docs,
+            rate);
+    else
+        (void)snprintf(text, STATE_TEXT, "%s of text  %s docs  %s/s",
+            show_bytes(bytes, g->totals.text_bytes), docs, rate);
+    return text;
+}
+
+static void
+show_progress(struct ingest *g)
+{
+    char text[STATE_TEXT];
+    double part = g->bytes_total > 0
+                      ? (double)g->bytes_done / (double)g->bytes_total
+                      : -1;
+
+    if (!g->progress.quiet)
+        progress_show(&g->progress, part, state_text(g, g->bytes_done, text));
+}
+
+/* All was read and acknowledged. */
+static void
+end_progress(struct ingest *g)
+{
+    char text[STATE_TEXT];
+
+    if (g->bytes_total > 0)
+        progress_end(&g->progress, state_text(g, g->bytes_total, text));
+    else
+        progress_clear(&g->progress);
 }
 
 /* One document that is not stored; keeps its cause for the summary. */
@@ -510,8 +543,7 @@ settle(struct ingest *g, size_t at, const struct membank_reply *reply,
     } else {
         st = mb_error_set(err, st, "%s", cause.text);
     }
-    if (st == MB_OK && b->part > g->part)
-        g->part = b->part;
+    g->bytes_done += b->source_bytes;
     batch_free(b);
     return st;
 }
@@ -577,6 +609,7 @@ send_batch(struct ingest *g, struct batch *b, struct mb_error *err)
         }
         if (is_documents_fault(st)) {
             st = put_halves(g, b, 0, b->n, err);
+            g->bytes_done += b->source_bytes;
             break;
         }
         st = mb_status_may_retry(st) ? back_off(g, &error, err)
@@ -622,7 +655,8 @@ add_document(
     if (st != MB_OK)
         return mb_error_set(
             err, st, "batch of %zu bytes", g->filling->docs.size);
-    g->filling->part = source_part(g->source);
+    g->filling->source_bytes += source_bytes_read(g->source) - g->bytes_read;
+    g->bytes_read = source_bytes_read(g->source);
     if (g->filling->docs.size >= g->batch_bytes ||
         g->filling->n == MAX_BATCH_DOCS)
         return flush(g, err);
@@ -713,6 +747,9 @@ make_collection(struct ingest *g, struct mb_error *err)
 static mb_status
 wait_searchable(struct ingest *g, struct mb_error *err)
 {
+    double start_s = progress_elapsed(&g->progress);
+    char waited[DISPLAY_FIGURE];
+    char text[DISPLAY_FIGURE + 32];
     struct membank_error cause;
     struct mb_writer w;
     uint64_t ticket;
@@ -735,7 +772,9 @@ wait_searchable(struct ingest *g, struct mb_error *err)
         membank_status ms = membank_poll(g->client, POLL_MS, &reply, &cause);
         mb_status st;
 
-        progress_show(&g->progress, -1, "waiting for dense search ...");
+        (void)snprintf(text, sizeof text, "waiting for dense search  %s",
+            show_seconds(waited, progress_elapsed(&g->progress) - start_s));
+        progress_show(&g->progress, -1, text);
         if (ms == MEMBANK_ERR_TIMEOUT)
             continue;
         if (ms != MEMBANK_OK)
@@ -856,6 +895,8 @@ open_inputs(struct ingest *g, struct mb_error *err)
             "no .txt, .md or .html file in %s", mb_cli_arg(g->cli, 0));
     if (st == MB_OK)
         st = source_new(&g->files, &opt, &g->source, err);
+    if (st == MB_OK)
+        g->bytes_total = source_bytes_total(g->source);
     g->ids = mb_calloc(ID_COUNTERS, sizeof *g->ids);
     if (st == MB_OK && g->ids == NULL)
         st = mb_error_set(err, MB_ERR_NOMEM, "table of ids");
@@ -878,6 +919,8 @@ run(struct ingest *g)
     progress_init(&g->progress, stderr, g->quiet);
     if (st == MB_OK)
         st = put_all(g, &err);
+    if (st == MB_OK && !interrupted)
+        end_progress(g);
     if (st == MB_OK && g->wait_searchable && !interrupted)
         st = wait_searchable(g, &err);
     progress_clear(&g->progress);

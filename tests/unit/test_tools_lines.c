@@ -213,6 +213,28 @@ test_bytes_read_then_reach_the_total(void **state)
     mb_test_dir_end(&dir);
 }
 
+static void
+test_bytes_read_of_plain_lines_then_exact(void **state)
+{
+    struct mb_test_dir dir = mb_test_dir_begin();
+    char path[MB_TEST_PATH];
+    struct lines *l = NULL;
+    struct mb_slice line;
+    bool more;
+
+    MB_TEST_UNUSED(state);
+    mb_test_path(&dir, "file", path);
+    mb_test_write_file(path, "abc\nde\n", 7);
+    assert_ok(lines_open(path, 10, &l, NULL));
+    assert_int_equal(0, lines_bytes_read(l));
+    assert_ok(lines_next(l, &line, &more, NULL));
+    assert_int_equal(4, lines_bytes_read(l));
+    assert_ok(lines_next(l, &line, &more, NULL));
+    assert_int_equal(7, lines_bytes_read(l));
+    lines_close(l);
+    mb_test_dir_end(&dir);
+}
+
 /* ---- damage ---- */
 
 static void
@@ -342,6 +364,7 @@ main(void)
         cmocka_unit_test(test_large_file_in_all_packings_then_same_lines),
         cmocka_unit_test(test_line_past_the_limit_then_skipped),
         cmocka_unit_test(test_bytes_read_then_reach_the_total),
+        cmocka_unit_test(test_bytes_read_of_plain_lines_then_exact),
         cmocka_unit_test(test_packed_file_when_cut_then_corrupt),
         cmocka_unit_test(test_zstd_file_when_bytes_are_wrong_then_corrupt),
         cmocka_unit_test(test_open_when_absent_then_not_found),

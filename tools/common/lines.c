@@ -41,7 +41,9 @@ struct lines {
     size_t max_line;
     struct mb_buffer line; /* a line that crosses windows */
     uint64_t number;
-    uint64_t bytes_read;
+    uint64_t bytes_read;  /* from the descriptor */
+    uint64_t used_before; /* of these, before the window was filled */
+    uint64_t used_after;
     uint64_t bytes_total;
 };
 
@@ -164,6 +166,7 @@ fill_window(struct lines *l, struct mb_error *err)
 
     l->from = 0;
     l->to = 0;
+    l->used_before = l->used_after;
     while (st == MB_OK && l->to == 0) {
         size_t before;
 
@@ -183,9 +186,10 @@ fill_window(struct lines *l, struct mb_error *err)
             if (l->in_frame)
                 return damaged(l, "it ends within compressed data", err);
             l->ended = true;
-            return MB_OK;
+            break;
         }
     }
+    l->used_after = l->bytes_read - (l->raw_size - l->raw_at);
     return st;
 }
 
@@ -354,7 +358,11 @@ lines_number(const struct lines *l)
 uint64_t
 lines_bytes_read(const struct lines *l)
 {
-    return l->bytes_read;
+    // What waits in the window is not read yet; packed, by its share.
+    double part = l->to > 0 ? (double)l->from / (double)l->to : 1;
+
+    return l->used_before +
+           (uint64_t)((double)(l->used_after - l->used_before) * part);
 }
 
 uint64_t

@@ -25,8 +25,8 @@ MB_MUST_USE mb_status lines_next(
     struct lines *l, struct mb_slice *line, bool *more, struct mb_error *err);
 /* Number of the last line given, from 1. */
 uint64_t lines_number(const struct lines *l);
-/* Bytes read from the file so far, as they lie on disk; and its size, 0 where
- * that is not known. */
+/* Bytes of the file, as they lie on disk, that the lines so far came from (an
+ * estimate within packed ones); and its size, 0 where that is not known. */
 uint64_t lines_bytes_read(const struct lines *l);
 uint64_t lines_bytes_total(const struct lines *l);
 

@@ -19,6 +19,7 @@
 #define PLAIN_NS 10000000000u
 #define RATE_NS  500000000u /* between two looks at the rate */
 #define HALF_S   8.0
+#define FIRST_S  0.1 /* an average over less says nothing */
 #define BAR_MAX  30u
 
 void
@@ -63,9 +64,14 @@ update_rate(struct progress *p, uint64_t now, double part)
 double
 progress_left(const struct progress *p, double part)
 {
-    if (part < 0 || p->rate <= 0)
-        return -1;
-    return part >= 1 ? 0 : (1 - part) / p->rate;
+    double seconds = progress_elapsed(p);
+    double rate = p->rate;
+
+    if (part >= 1)
+        return 0;
+    if (rate <= 0 && seconds >= FIRST_S)
+        rate = part / seconds;
+    return part < 0 || rate <= 0 ? -1 : (1 - part) / rate;
 }
 
 static void
@@ -77,6 +83,7 @@ draw(struct progress *p, double part, const char *text)
     unsigned bar;
     unsigned full;
 
+    p->width = mb_cli_width(fileno(p->out)); // it may have changed
     if (part < 0) {
         (void)fputs("\r\033[K", p->out);
         display_print(p->out, mb_slice_cstr(text), p->width - 1);
@@ -125,6 +132,17 @@ progress_show(struct progress *p, double part, const char *text)
         (void)fprintf(p->out, "%3.0f%%  %s  %s left\n", floor(part * 100), text,
             show_seconds(left, progress_left(p, part)));
     }
+}
+
+void
+progress_end(struct progress *p, const char *text)
+{
+    if (p->quiet || !p->terminal)
+        return;
+    draw(p, 1, text);
+    (void)fputc('\n', p->out);
+    p->drawn = false;
+    p->shown_ns = 0;
 }
 
 void

@@ -31,9 +31,13 @@ void progress_init(struct progress *p, FILE *out, bool quiet);
 /* part in [0, 1], or negative if it is not known; text: figures of the caller.
  * Cheap: draws at most ten times a second. */
 void progress_show(struct progress *p, double part, const char *text);
-/* Seconds left by the rate of late; negative if that is not known yet. */
+/* Seconds left by the rate of late, at first by the average; negative if that is
+ * not known yet. */
 double progress_left(const struct progress *p, double part);
 double progress_elapsed(const struct progress *p);
+/* All is done: draw a last time, now, and leave the line standing. Without a
+ * terminal nothing: a summary follows. */
+void progress_end(struct progress *p, const char *text);
 /* Clear the line, so that other text may be printed. */
 void progress_clear(struct progress *p);
 

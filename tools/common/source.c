@@ -83,16 +83,16 @@ source_free(struct source *s)
     mb_free(s);
 }
 
-double
-source_part(const struct source *s)
+uint64_t
+source_bytes_read(const struct source *s)
 {
-    uint64_t done = s->bytes_done;
+    return s->bytes_done + (s->lines != NULL ? lines_bytes_read(s->lines) : 0);
+}
 
-    if (!s->total_known || s->bytes_total == 0)
-        return -1;
-    if (s->lines != NULL)
-        done += lines_bytes_read(s->lines);
-    return (double)done / (double)s->bytes_total;
+uint64_t
+source_bytes_total(const struct source *s)
+{
+    return s->total_known ? s->bytes_total : 0;
 }
 
 /* ---- where something went wrong ---- */

@@ -44,7 +44,9 @@ void source_free(struct source *s);
  * or one file, err says which: one may always go on with the next call. */
 MB_MUST_USE mb_status source_next(struct source *s, struct source_document *out,
     bool *more, struct mb_error *err);
-/* Part of all input that was read, in [0, 1]; negative if that is not known. */
-double source_part(const struct source *s);
+/* Bytes of all input, as they lie on disk: those that the documents so far came
+ * from, and in all; 0 if that is not known, as for standard input. */
+uint64_t source_bytes_read(const struct source *s);
+uint64_t source_bytes_total(const struct source *s);
 
 #endif
