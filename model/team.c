@@ -102,10 +102,12 @@ team_barrier(struct team *team)
 void
 team_barrier_step(struct team *team, void (*step)(void *arg), void *arg)
 {
+    // Read before arriving: the next run may begin right after, and write it.
+    unsigned n = team->n_running;
     unsigned phase = atomic_load_explicit(&team->phase, memory_order_relaxed);
     unsigned arrived =
         atomic_fetch_add_explicit(&team->n_arrived, 1, memory_order_acq_rel);
-    if (arrived + 1 < team->n_running) {
+    if (arrived + 1 < n) {
         (void)wait_change(team, &team->phase, phase);
         return;
     }
