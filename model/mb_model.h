@@ -2,9 +2,10 @@
  * model/mb_model.h - model files, tokenizer, segments, and the LSA embedding.
  *
  * The model side of membank knows nothing of the store. Here are: GGUF files
- * (metadata and tensor table), the `llama` (SentencePiece) tokenizer they
- * carry, the cutting of text into segments of at most MB_SEGMENT_TOKENS
- * tokens, and latent semantic analysis, the built-in embedding.
+ * (metadata and tensor table), the `llama` (SentencePiece) or `gpt2`
+ * (byte-level BPE) tokenizer they carry, the cutting of text into segments of
+ * at most MB_SEGMENT_TOKENS tokens, and latent semantic analysis, the built-in
+ * embedding.
  *
  * Life: mb_gguf_open -> mb_tokenizer_new -> encode, decode, segment -> free.
  * Threads: gguf, tokenizer and lsa objects are immutable once made and may be
@@ -98,18 +99,25 @@ struct mb_tokenizer;
  * Bounded; one thread. */
 struct mb_token_cache;
 
-/* From tokenizer.ggml.* of a file; copies what it needs, the file may be
- * closed after. Errors: NOT_IMPLEMENTED (model other than llama, by name),
- * CORRUPT, NOT_FOUND (key), NOMEM. */
+/* From tokenizer.ggml.* of a file: SentencePiece BPE ("llama") or byte-level
+ * BPE ("gpt2"). Copies what it needs, the file may be closed after.
+ * Errors: NOT_IMPLEMENTED (another model, or another pre-tokenizer: by name),
+ * CORRUPT, NOT_FOUND (key), TOO_LARGE, NOMEM. */
 MB_MUST_USE mb_status mb_tokenizer_new(const struct mb_gguf *gguf,
     struct mb_tokenizer **out, struct mb_error *err);
 void mb_tokenizer_free(struct mb_tokenizer *tok);
 size_t mb_tokenizer_n_vocab(const struct mb_tokenizer *tok);
-/* XXH3-128 over model name, flags, pieces, scores and types. */
+/* XXH3-128 over model name, flags, pieces, scores and types, and merges. */
 void mb_tokenizer_fingerprint(const struct mb_tokenizer *tok, uint8_t out[16]);
 /* -1 if the vocabulary has none. */
 mb_token_id mb_tokenizer_bos(const struct mb_tokenizer *tok);
 mb_token_id mb_tokenizer_eos(const struct mb_tokenizer *tok);
+/* Does the file want bos before, eos after what the model reads? */
+bool mb_tokenizer_adds_bos(const struct mb_tokenizer *tok);
+bool mb_tokenizer_adds_eos(const struct mb_tokenizer *tok);
+/* The *n tokens that end a generation (eos, end of turn, ...), in order; a view
+ * that lives as long as the tokenizer. NULL if there are none. */
+const mb_token_id *mb_tokenizer_ends(const struct mb_tokenizer *tok, size_t *n);
 /* The raw piece ("\xe2\x96\x81the", "<0x0A>"); a view that lives as long as
  * the tokenizer. Empty slice for an id out of range. */
 struct mb_slice mb_tokenizer_piece(
@@ -124,8 +132,27 @@ void mb_token_cache_free(struct mb_token_cache *cache);
 MB_MUST_USE mb_status mb_tokenizer_encode(const struct mb_tokenizer *tok,
     struct mb_token_cache *cache, struct mb_slice text, struct mb_buffer *out,
     struct mb_error *err);
+#define MB_PROMPT_SPECIAL 1u /* names of control tokens are these tokens */
+#define MB_PROMPT_ENDS    2u /* with bos and eos, where the file wants them */
+
+/* What a model is to read. Pointers belong to the caller. */
+struct mb_prompt {
+    struct mb_slice text;
+    unsigned flags;
+    /* Stretches of text that are plain in spite of MB_PROMPT_SPECIAL: what a
+     * user wrote into a template. In order, without overlap. */
+    const struct mb_span *plain; /* (n_plain) */
+    size_t n_plain;
+};
+
+/* Ids of a prompt: as encode, with what the flags ask for. Appends
+ * mb_token_id's to out. Errors: TOO_LARGE, NOMEM. */
+MB_MUST_USE mb_status mb_tokenizer_encode_prompt(const struct mb_tokenizer *tok,
+    struct mb_token_cache *cache, const struct mb_prompt *prompt,
+    struct mb_buffer *out, struct mb_error *err);
 /* Bytes of n tokens, appended to out. decode(encode(text)) == text for every
- * valid UTF-8 text (the space in front is taken away again).
+ * valid UTF-8 text (the space in front is taken away again), but for bytes that
+ * a gpt2 vocabulary has no token for: encode leaves those out.
  * Errors: BAD_ARG (id out of range), TOO_LARGE, NOMEM. */
 MB_MUST_USE mb_status mb_tokenizer_decode(const struct mb_tokenizer *tok,
     const mb_token_id *ids, size_t n, struct mb_buffer *out,

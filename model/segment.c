@@ -230,9 +230,13 @@ fill(struct cutter *c)
            c->n_units < MAX_UNITS) {
         struct unit *u = &c->units[c->n_units];
         u->start = (uint32_t)c->filled;
-        u->end = (uint32_t)tok_unit_end(
-            c->tok, c->text, c->filled, MAX_UNIT, &u->is_forced);
-        mb_status st = count_unit(c, u);
+        size_t end = 0;
+        mb_status st = tok_unit_end(
+            c->tok, c->work, c->text, c->filled, MAX_UNIT, &end, &u->is_forced);
+        if (st != MB_OK)
+            return st;
+        u->end = (uint32_t)end;
+        st = count_unit(c, u);
         if (st != MB_OK)
             return st;
         c->total += u->n_tokens;
@@ -251,6 +255,12 @@ advance(struct cutter *c, size_t cut)
     while (first < c->n_units && c->units[first].end <= cut)
         first++;
     c->n_units -= first;
+    if (tok_looks_ahead(c->tok) && c->n_units > 0 &&
+        c->units[first].start < cut) {
+        /* What is left of a unit need not be one. */
+        c->n_units = 0;
+        c->filled = cut;
+    }
     memmove(c->units, c->units + first, c->n_units * sizeof(c->units[0]));
     c->start = cut;
     c->total = 0;
@@ -277,8 +287,12 @@ count_range(struct cutter *c, size_t from, size_t to, size_t *out)
         const mb_token_id *ids = NULL;
         size_t n = 0;
         bool is_forced = false;
-        size_t end = tok_unit_end(c->tok, part, from, SIZE_MAX, &is_forced);
-        mb_status st = tok_unit_encode(c->tok, c->work,
+        size_t end = 0;
+        mb_status st = tok_unit_end(
+            c->tok, c->work, part, from, SIZE_MAX, &end, &is_forced);
+        if (st != MB_OK)
+            return st;
+        st = tok_unit_encode(c->tok, c->work,
             mb_slice_of(part.data + from, end - from), from == c->start, &ids,
             &n);
         if (st != MB_OK)
@@ -305,6 +319,15 @@ count_to(struct cutter *c, size_t cut, size_t *out)
     }
     if (!is_exact)
         return count_range(c, c->start, cut, out);
+    /* Blanks right before the cut may now be fewer units. Beyond ASCII no blank
+     * is told from a letter. */
+    while (tok_looks_ahead(c->tok) && i > 0) {
+        uint8_t last = c->text.data[c->units[i - 1].end - 1];
+        if (!is_blank(last) && last < 128)
+            break;
+        i--;
+        sum -= c->units[i].n_tokens;
+    }
     size_t from = i > 0 ? c->units[i - 1].end : c->start;
     size_t part = 0;
     mb_status st = count_range(c, from, cut, &part);

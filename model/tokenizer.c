@@ -1,32 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0
- * model/tokenizer.c - the `llama` tokenizer: SentencePiece BPE by scores.
+ * model/tokenizer.c - encode and decode, unit by unit.
  *
- * A text is a row of characters; the adjacent pair that makes the piece of the
- * best score is merged (the leftmost of equals) until no pair makes a piece.
- * Characters that are no piece become one token for each of their bytes. A
- * space stands in front of every text (where the vocabulary asks for that).
+ * `llama` (SentencePiece): a text is a row of characters; the adjacent pair
+ * that makes the piece of the best score is merged (the leftmost of equals)
+ * until no pair makes a piece. Characters that are no piece become one token
+ * for each of their bytes. A space stands in front of every text (where the
+ * vocabulary asks for that). `gpt2` (byte-level BPE): a rule cuts the text into
+ * words, whose bytes are merged in the order of a list of pairs.
  *
- * Two ideas make it fast and keep it exact:
+ * Two ideas make `llama` fast and keep it exact:
  * - Everything works on the text's own bytes. Pieces write the space as U+2581;
  *   they are turned to plain spaces once, at load, and the text never changes.
  *   So the literal character U+2581 of a text is in no piece, goes through
  *   byte tokens, and decodes to itself.
  * - Two characters that stand side by side in no piece are never merged over.
  *   Between them a text falls into units whose tokens do not depend on each
- *   other: mostly words with the space before them, so that a bounded table of
- *   units seen before answers nineteen times in twenty. A bitmap of the pairs
+ *   other: mostly words with the space before them. A bitmap of the pairs
  *   that do occur (exact for ASCII, hashed for others: a false hit only makes
  *   a longer unit) finds the places. This holds for every vocabulary, also for
  *   one whose pieces have spaces inside.
+ * Units of `gpt2` are its words. For both a bounded table of units seen before
+ * answers nineteen times in twenty.
  *
- * Where llama.cpp differs: (1) a literal U+2581 is a space there, so it cannot
- * be told apart on the way back; (2) there, merges may run into control and
- * byte tokens ("<s>" in a text may become bos), here only normal, unused and
- * user-defined pieces are made from text; (3) a vocabulary without a piece for
- * the space gives the bytes of U+2581 there, and byte 0x20 here; (4) after a
- * user-defined piece (phi-3's "</s>") it puts another space in front of the
- * rest and may strip blanks, which decoding could not undo; here such a piece
- * is one token and its surroundings stay.
+ * Where llama.cpp differs, `llama`: (1) a literal U+2581 is a space there, so
+ * it cannot be told apart on the way back; (2) there, merges may run into
+ * control and byte tokens ("<s>" in a text may become bos), here only normal,
+ * unused and user-defined pieces are made from text; (3) a vocabulary without a
+ * piece for the space gives the bytes of U+2581 there, and byte 0x20 here; (4)
+ * after a user-defined piece it puts another space in front of the rest, which
+ * decoding could not undo; here such a piece is one token and its surroundings
+ * stay. `gpt2`: (5) bytes that are not UTF-8 become U+FFFD there and stay what
+ * they are here; (6) its decoding may leave out the space before "," and the
+ * like. prompt.c, for texts with control tokens, does as llama.cpp in (4).
  *
  * Invariants: sizes of the tokens of a text add up to its size.
  * Threads: a tokenizer is immutable; a mb_token_cache belongs to one thread. */
@@ -54,12 +59,11 @@ struct symbol {
     uint32_t size; /* 0: merged into the one before */
     int32_t prev;
     int32_t next;
-    mb_token_id id; /* -1: no piece */
+    mb_token_id id; /* -1: no piece; of `gpt2` a symbol, see bpe.h */
 };
 
 struct merge {
-    float score;
-    uint32_t left;
+    uint64_t key;  /* order among merges, then left symbol: least first */
     uint32_t size; /* of both when this was found; else it is stale */
     mb_token_id id;
 };
@@ -95,6 +99,7 @@ void
 tok_begin(const struct mb_tokenizer *tok, struct mb_token_cache *work)
 {
     size_t bytes = ((size_t)1 << WORD_BITS) * sizeof(struct word);
+    work->scan.set = NULL; // another text may lie where the last one did
     if (!work->words)
         return;
     if (memcmp(work->owner, tok->fingerprint, sizeof(work->owner)) != 0)
@@ -109,6 +114,7 @@ tok_end(struct mb_token_cache *work)
     mb_free(work->symbols);
     mb_free(work->heap);
     mb_free(work->ids);
+    special_scan_fini(&work->scan);
     work->unit = NULL;
     work->symbols = NULL;
     work->heap = NULL;
@@ -166,17 +172,11 @@ make_room(struct mb_token_cache *work, size_t n)
 
 /* ---- merging ---- */
 
-static bool
-is_better(const struct merge *a, const struct merge *b)
-{
-    return a->score > b->score || (a->score == b->score && a->left < b->left);
-}
-
 static void
 heap_push(struct merge *heap, size_t *n, struct merge m)
 {
     size_t i = (*n)++;
-    while (i > 0 && is_better(&m, &heap[(i - 1) / 2])) {
+    while (i > 0 && m.key < heap[(i - 1) / 2].key) {
         heap[i] = heap[(i - 1) / 2];
         i = (i - 1) / 2;
     }
@@ -193,9 +193,9 @@ heap_pop(struct merge *heap, size_t *n)
         size_t child = 2 * i + 1;
         if (child >= *n)
             break;
-        if (child + 1 < *n && is_better(&heap[child + 1], &heap[child]))
+        if (child + 1 < *n && heap[child + 1].key < heap[child].key)
             child++;
-        if (!is_better(&heap[child], &last))
+        if (heap[child].key >= last.key)
             break;
         heap[i] = heap[child];
         i = child;
@@ -205,20 +205,55 @@ heap_pop(struct merge *heap, size_t *n)
     return top;
 }
 
-/* If the symbol and its right neighbour make a piece, put that on the heap. */
+/* Numbers that rise as scores fall. */
+static uint32_t
+rank_of_score(float score)
+{
+    uint8_t bytes[4];
+    mb_put_lef32(bytes, score + 0.0f); // of two zeros one
+    uint32_t bits = mb_get_le32(bytes);
+    return bits >> 31 ? bits : ~bits ^ 0x80000000u;
+}
+
+/* If the symbol and its right neighbour can be merged, put that on the heap. */
 static void
 consider(const struct mb_tokenizer *tok, const uint8_t *text,
     const struct symbol *sym, int32_t left, struct merge *heap, size_t *n_heap)
 {
     if (left < 0 || sym[left].next < 0)
         return;
-    uint32_t size = sym[left].size + sym[sym[left].next].size;
-    mb_token_id id = vocab_find(tok, text + sym[left].start, size);
-    if (id >= 0)
-        heap_push(heap, n_heap,
-            (struct merge){tok->score[id], (uint32_t)left, size, id});
+    const struct symbol *l = &sym[left];
+    const struct symbol *r = &sym[l->next];
+    struct merge m = {(uint32_t)left, l->size + r->size, -1};
+    if (tok->is_bpe) {
+        const struct bpe_pair *pair = bpe_find(tok->bpe, l->id, r->id);
+        if (!pair)
+            return;
+        m.id = pair->result;
+        m.key |= (uint64_t)pair->rank << 32;
+    } else {
+        m.id = vocab_find(tok, text + l->start, m.size);
+        if (m.id < 0)
+            return;
+        m.key |= (uint64_t)rank_of_score(tok->score[m.id]) << 32;
+    }
+    heap_push(heap, n_heap, m);
 }
 
+/* The row of single bytes. */
+static size_t
+make_byte_symbols(
+    const struct mb_tokenizer *tok, struct mb_slice unit, struct symbol *sym)
+{
+    for (size_t i = 0; i < unit.size; i++) {
+        sym[i] = (struct symbol){(uint32_t)i, 1, (int32_t)i - 1, (int32_t)i + 1,
+            tok->bpe->byte_symbol[unit.data[i]]};
+    }
+    sym[unit.size - 1].next = -1;
+    return unit.size;
+}
+
+/* The row of characters. */
 static size_t
 make_symbols(
     const struct mb_tokenizer *tok, struct mb_slice unit, struct symbol *sym)
@@ -239,6 +274,27 @@ make_symbols(
     return n;
 }
 
+/* The ids of the symbols that are left: of a symbol that is no token those of
+ * its bytes. */
+static size_t
+take_ids(const struct mb_tokenizer *tok, struct mb_slice unit,
+    const struct symbol *sym, mb_token_id *ids)
+{
+    size_t n = 0;
+    for (int32_t i = 0; i >= 0; i = sym[i].next) {
+        if (sym[i].id >= 0 && (size_t)sym[i].id < tok->n_vocab) {
+            ids[n++] = sym[i].id;
+            continue;
+        }
+        for (uint32_t k = 0; k < sym[i].size; k++) {
+            mb_token_id id = tok->byte_id[unit.data[sym[i].start + k]];
+            if (id >= 0) // else the vocabulary has no way to say it
+                ids[n++] = id;
+        }
+    }
+    return n;
+}
+
 /* Byte pair encoding of one unit into work->ids; *n of them. */
 static mb_status
 merge_unit(const struct mb_tokenizer *tok, struct mb_token_cache *work,
@@ -252,12 +308,14 @@ merge_unit(const struct mb_tokenizer *tok, struct mb_token_cache *work,
     struct symbol *sym = work->symbols;
     struct merge *heap = work->heap;
     size_t n_heap = 0;
-    size_t n_sym = make_symbols(tok, unit, sym);
+    size_t n_sym = tok->is_bpe ? make_byte_symbols(tok, unit, sym)
+                               : make_symbols(tok, unit, sym);
     for (size_t i = 0; i < n_sym; i++)
         consider(tok, unit.data, sym, (int32_t)i, heap, &n_heap);
     while (n_heap > 0) {
         struct merge m = heap_pop(heap, &n_heap);
-        struct symbol *l = &sym[m.left];
+        uint32_t left = (uint32_t)m.key;
+        struct symbol *l = &sym[left];
         if (l->size == 0 || l->next < 0 ||
             l->size + sym[l->next].size != m.size) {
             continue; // one of the two has been merged since
@@ -268,49 +326,77 @@ merge_unit(const struct mb_tokenizer *tok, struct mb_token_cache *work,
         l->next = r->next;
         r->size = 0;
         if (l->next >= 0)
-            sym[l->next].prev = (int32_t)m.left;
+            sym[l->next].prev = (int32_t)left;
         consider(tok, unit.data, sym, l->prev, heap, &n_heap);
-        consider(tok, unit.data, sym, (int32_t)m.left, heap, &n_heap);
+        consider(tok, unit.data, sym, (int32_t)left, heap, &n_heap);
     }
-    size_t n = 0;
-    for (int32_t i = 0; i >= 0; i = sym[i].next) {
-        if (sym[i].id >= 0) {
-            work->ids[n++] = sym[i].id;
-            continue;
-        }
-        for (uint32_t k = 0; k < sym[i].size; k++)
-            work->ids[n++] = tok->byte_id[unit.data[sym[i].start + k]];
-    }
-    *n_ids = n;
+    *n_ids = take_ids(tok, unit, sym, work->ids);
     return MB_OK;
 }
 
 /* ---- units ---- */
 
-/* The longest user-defined piece that stands at text[pos], or -1. */
-static mb_token_id
-match_user(const struct mb_tokenizer *tok, struct mb_slice text, size_t pos)
+/* Cut a unit at the last character that begins within max_size bytes. */
+static size_t
+cut_unit(struct mb_slice text, size_t pos, size_t max_size)
 {
-    if (!tok->user_first[text.data[pos]])
-        return -1;
-    for (size_t i = 0; i < tok->n_user; i++) {
-        struct mb_slice piece = vocab_text(tok, tok->user[i]);
-        if (piece.size <= text.size - pos &&
-            memcmp(piece.data, text.data + pos, piece.size) == 0) {
-            return tok->user[i];
-        }
-    }
-    return -1;
+    size_t end = pos + max_size;
+    while (end > pos && (text.data[end] & 0xc0) == 0x80)
+        end--;
+    return end > pos ? end : pos + char_size(text.data + pos, text.size - pos);
 }
 
-size_t
-tok_unit_end(const struct mb_tokenizer *tok, struct mb_slice text, size_t pos,
+/* A word of the text before `limit`, by the rule. */
+static size_t
+word_end(const struct mb_tokenizer *tok, struct mb_slice text, size_t limit,
+    size_t pos, size_t max_size, bool *is_forced)
+{
+    struct pretoken_text part = {text.data, limit, tok->bpe->classes};
+    bool is_bounded =
+        max_size < limit - pos && max_size + PRETOKEN_LOOKAHEAD < limit - pos;
+    if (is_bounded)
+        part.size = pos + max_size + PRETOKEN_LOOKAHEAD;
+    size_t end = pretoken_end(tok->bpe->pre, &part, pos);
+    if (end - pos > max_size) {
+        *is_forced = true;
+        end = cut_unit(text, pos, max_size);
+    }
+    return end;
+}
+
+/* A unit is a user-defined piece, or a word of what lies between two. A word
+ * may end elsewhere if such a piece begins right behind it or behind the blank
+ * that follows, so these places are searched too. */
+static mb_status
+bpe_unit_end(const struct mb_tokenizer *tok, struct mb_token_cache *work,
+    struct mb_slice text, size_t pos, size_t max_size, size_t *end,
+    bool *is_forced)
+{
+    *end = word_end(tok, text, text.size, pos, max_size, is_forced);
+    if (tok->user.n == 0)
+        return MB_OK;
+    const struct special_hit *hit = NULL;
+    size_t upto = *end + PRETOKEN_LOOKAHEAD;
+    mb_status st =
+        special_scan_next(&work->scan, &tok->user, tok, text, pos, upto, &hit);
+    if (st != MB_OK || !hit)
+        return st;
+    *is_forced = false;
+    if (hit->start == pos)
+        *end = hit->end;
+    else
+        *end = word_end(tok, text, hit->start, pos, max_size, is_forced);
+    return MB_OK;
+}
+
+static size_t
+llama_unit_end(const struct mb_tokenizer *tok, struct mb_slice text, size_t pos,
     size_t max_size, bool *is_forced)
 {
     const uint8_t *p = text.data;
-    *is_forced = false;
-    if (tok->n_user > 0) {
-        mb_token_id id = match_user(tok, text, pos);
+    bool has_user = tok->user.n > 0;
+    if (has_user) {
+        mb_token_id id = special_longest(&tok->user, tok, text, pos);
         if (id >= 0)
             return pos + tok->text_size[id];
     }
@@ -326,7 +412,7 @@ tok_unit_end(const struct mb_tokenizer *tok, struct mb_slice text, size_t pos,
         }
         if (!vocab_has_pair(tok, before, code))
             return pos;
-        if (tok->n_user > 0 && match_user(tok, text, pos) >= 0)
+        if (has_user && special_longest(&tok->user, tok, text, pos) >= 0)
             return pos;
         if (pos + size - start > max_size) {
             *is_forced = true;
@@ -335,6 +421,18 @@ tok_unit_end(const struct mb_tokenizer *tok, struct mb_slice text, size_t pos,
         before = code;
     }
     return pos;
+}
+
+mb_status
+tok_unit_end(const struct mb_tokenizer *tok, struct mb_token_cache *work,
+    struct mb_slice text, size_t pos, size_t max_size, size_t *end,
+    bool *is_forced)
+{
+    *is_forced = false;
+    if (tok->is_bpe)
+        return bpe_unit_end(tok, work, text, pos, max_size, end, is_forced);
+    *end = llama_unit_end(tok, text, pos, max_size, is_forced);
+    return MB_OK;
 }
 
 /* Find the unit in the table, or merge it and put it there. */
@@ -362,9 +460,19 @@ encode_word(const struct mb_tokenizer *tok, struct mb_token_cache *work,
                 slot = w;
         }
     }
-    st = merge_unit(tok, work, unit, n);
+    mb_token_id whole = -1;
+    if (tok->is_bpe && tok->bpe->pre->ignore_merges)
+        whole = vocab_find(tok, unit.data, unit.size);
+    if (whole >= 0) {
+        st = make_room(work, 1);
+        *n = 1;
+    } else {
+        st = merge_unit(tok, work, unit, n);
+    }
     if (st != MB_OK)
         return st;
+    if (whole >= 0)
+        work->ids[0] = whole;
     *ids = work->ids;
     if (slot && *n <= WORD_IDS) {
         slot->size = (uint8_t)unit.size;
@@ -379,9 +487,9 @@ mb_status
 tok_unit_encode(const struct mb_tokenizer *tok, struct mb_token_cache *work,
     struct mb_slice unit, bool at_start, const mb_token_id **ids, size_t *n)
 {
-    if (tok->n_user > 0) {
-        mb_token_id id = match_user(tok, unit, 0);
-        if (id >= 0 && tok->text_size[id] == unit.size) {
+    if (tok->user.n > 0) {
+        mb_token_id id = special_find(&tok->user, tok, unit.data, unit.size);
+        if (id >= 0) {
             mb_status st = make_room(work, 1);
             if (st != MB_OK)
                 return st;
@@ -405,16 +513,22 @@ tok_unit_encode(const struct mb_tokenizer *tok, struct mb_token_cache *work,
     }
     if (unit.size == 1 && unit.data[0] < 128) {
         *ids = &tok->ascii_id[unit.data[0]];
-        *n = 1;
+        *n = **ids >= 0;
         return MB_OK;
     }
     return encode_word(tok, work, unit, ids, n);
 }
 
 bool
+tok_looks_ahead(const struct mb_tokenizer *tok)
+{
+    return tok->is_bpe;
+}
+
+bool
 tok_has_user_pieces(const struct mb_tokenizer *tok)
 {
-    return tok->n_user > 0;
+    return tok->user.n > 0;
 }
 
 uint32_t
@@ -425,40 +539,70 @@ tok_text_size(const struct mb_tokenizer *tok, mb_token_id id)
 
 /* ---- encode and decode ---- */
 
+/* Append the tokens of a unit, which follow what is covered up to *start. */
 static mb_status
-encode_units(const struct mb_tokenizer *tok, struct mb_token_cache *work,
+add_tokens(const struct mb_tokenizer *tok, const mb_token_id *ids, size_t n,
+    size_t *start, struct mb_buffer *out)
+{
+    size_t bytes = n * sizeof(struct mb_token);
+    if (out->capacity - out->size < bytes) {
+        mb_status st = mb_buffer_reserve(out, bytes);
+        if (st != MB_OK)
+            return st;
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct mb_token t = {ids[i], (uint32_t)*start, tok->text_size[ids[i]]};
+        /* The space in front is no byte of the text. It is there unless the
+         * text begins with a user-defined piece. */
+        if (*start == 0 && i == 0 && tok->add_space &&
+            tok->type[ids[0]] != TYPE_USER) {
+            t.size--;
+        }
+        *start += t.size;
+        memcpy(out->data + out->size, &t, sizeof(t));
+        out->size += sizeof(t);
+    }
+    return MB_OK;
+}
+
+/* Let the last token, if there is one, stand for the text up to `end`, too:
+ * bytes that have no token. */
+static void
+stretch_last(struct mb_buffer *out, size_t before, size_t end)
+{
+    struct mb_token t;
+    if (out->size == before)
+        return;
+    uint8_t *last = out->data + out->size - sizeof(t);
+    memcpy(&t, last, sizeof(t));
+    t.size = (uint32_t)end - t.start;
+    memcpy(last, &t, sizeof(t));
+}
+
+mb_status
+tok_encode(const struct mb_tokenizer *tok, struct mb_token_cache *work,
     struct mb_slice text, struct mb_buffer *out)
 {
+    size_t before = out->size;
     size_t pos = 0;
     while (pos < text.size) {
         const mb_token_id *ids = NULL;
         size_t n = 0;
         bool is_forced = false;
-        size_t end = tok_unit_end(tok, text, pos, SIZE_MAX, &is_forced);
-        struct mb_slice unit = mb_slice_of(text.data + pos, end - pos);
-        mb_status st = tok_unit_encode(tok, work, unit, pos == 0, &ids, &n);
+        size_t end = pos;
+        size_t start = pos;
+        mb_status st =
+            tok_unit_end(tok, work, text, pos, SIZE_MAX, &end, &is_forced);
         if (st != MB_OK)
             return st;
-        size_t bytes = n * sizeof(struct mb_token);
-        if (out->capacity - out->size < bytes) {
-            st = mb_buffer_reserve(out, bytes);
-            if (st != MB_OK)
-                return st;
-        }
-        size_t start = pos;
-        for (size_t i = 0; i < n; i++) {
-            struct mb_token t = {
-                ids[i], (uint32_t)start, tok->text_size[ids[i]]};
-            /* The space in front is no byte of the text. It is there unless
-             * the text begins with a user-defined piece. */
-            if (start == 0 && i == 0 && tok->add_space &&
-                tok->type[ids[0]] != TYPE_USER) {
-                t.size--;
-            }
-            start += t.size;
-            memcpy(out->data + out->size, &t, sizeof(t));
-            out->size += sizeof(t);
-        }
+        struct mb_slice unit = mb_slice_of(text.data + pos, end - pos);
+        st = tok_unit_encode(tok, work, unit, pos == 0, &ids, &n);
+        if (st == MB_OK)
+            st = add_tokens(tok, ids, n, &start, out);
+        if (st != MB_OK)
+            return st;
+        if (start != end)
+            stretch_last(out, before, end);
         pos = end;
     }
     return MB_OK;
@@ -477,7 +621,7 @@ mb_tokenizer_encode(const struct mb_tokenizer *tok,
             "tokenizer: text of %zu bytes, at most %lu can be encoded",
             text.size, (unsigned long)UINT32_MAX);
     tok_begin(tok, work);
-    mb_status st = encode_units(tok, work, text, out);
+    mb_status st = tok_encode(tok, work, text, out);
     tok_end(&local);
     if (st != MB_OK) {
         out->size = before;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * model/vocab.c - a tokenizer's tables from the metadata of a GGUF file.
  *
- * Checks what the file says (counts that agree, types, finite scores, all 256
- * byte tokens), copies it, and builds what encoding needs: a hash table of the
+ * Checks what the file says (counts that agree, types, finite scores, tokens
+ * for bytes), copies it, and builds what encoding needs: a hash table of the
  * pieces that text can become, and the bitmaps of character pairs that occur
- * in them (tokenizer.c says what for).
+ * in them (tokenizer.c says what for), or the merges (bpe.c).
  * Threads: a tokenizer is immutable once made. */
 #include "vocab.h"
 
@@ -61,6 +61,8 @@ add_piece(struct mb_tokenizer *tok, mb_token_id id)
     tok->slots[i].id = id;
     if (text.size > tok->max_piece)
         tok->max_piece = (uint32_t)text.size;
+    if (tok->is_bpe)
+        return; // words are found by rule, not by pairs
     for (size_t p = 0; p < text.size;) {
         size_t n = char_size(text.data + p, text.size - p);
         size_t q = p + n;
@@ -120,14 +122,14 @@ plain_text(struct mb_slice piece, uint8_t *out)
 
 struct vocab_arrays {
     struct mb_slice *pieces; /* (n), views of the file */
-    struct mb_slice scores;
+    struct mb_slice scores;  /* none of a `gpt2` vocabulary */
     struct mb_slice types;
     size_t n;
 };
 
 static mb_status
-read_arrays(
-    const struct mb_gguf *gguf, struct vocab_arrays *v, struct mb_error *err)
+read_arrays(const struct mb_gguf *gguf, bool is_bpe, struct vocab_arrays *v,
+    struct mb_error *err)
 {
     uint64_t n_scores = 0;
     uint64_t n_types = 0;
@@ -143,7 +145,9 @@ read_arrays(
         return mb_error_set(err, MB_ERR_NOMEM, "tokenizer: no memory");
     st = mb_gguf_strings(
         gguf, "tokenizer.ggml.tokens", v->pieces, v->n, &v->n, err);
-    if (st == MB_OK)
+    if (st == MB_OK && is_bpe)
+        n_scores = v->n;
+    else if (st == MB_OK)
         st = mb_gguf_array(gguf, "tokenizer.ggml.scores", MB_GGUF_F32,
             &v->scores, &n_scores, err);
     if (st == MB_OK)
@@ -172,10 +176,9 @@ alloc_tables(struct mb_tokenizer *tok, size_t piece_bytes, struct mb_error *err)
     tok->text_size = mb_calloc(tok->n_vocab, sizeof(uint32_t));
     tok->slots = mb_alloc(n_slots * sizeof(*tok->slots));
     tok->pairs = mb_calloc((size_t)1 << (PAIR_BITS - 6), sizeof(uint64_t));
-    tok->user = mb_calloc(tok->n_vocab, sizeof(*tok->user));
     if (!tok->type || !tok->score || !tok->pieces || !tok->piece_at ||
         !tok->texts || !tok->text_at || !tok->text_size || !tok->slots ||
-        !tok->pairs || !tok->user) {
+        !tok->pairs) {
         return mb_error_set(err, MB_ERR_NOMEM, "tokenizer: no memory");
     }
     for (size_t i = 0; i < n_slots; i++)
@@ -183,6 +186,36 @@ alloc_tables(struct mb_tokenizer *tok, size_t piece_bytes, struct mb_error *err)
     for (size_t i = 0; i < 256; i++)
         tok->byte_id[i] = -1;
     return MB_OK;
+}
+
+/* Write what a token of a type stands for in a text; returns its size, or
+ * SIZE_MAX if a byte token is not written as one. */
+static size_t
+token_text(struct mb_tokenizer *tok, mb_token_id id, uint32_t type,
+    struct mb_slice piece, uint8_t *text)
+{
+    bool is_plain = type == TYPE_NORMAL || type == TYPE_UNUSED;
+    if (type == TYPE_BYTE) {
+        int value = byte_of_piece(piece);
+        if (value < 0)
+            return SIZE_MAX;
+        tok->byte_id[value] = id;
+        text[0] = (uint8_t)value;
+        return 1;
+    }
+    if (!is_plain && type != TYPE_USER)
+        return 0;
+    if (!tok->is_bpe)
+        return plain_text(piece, text);
+    if (is_plain) {
+        size_t size = bpe_plain_text(piece, text);
+        if (size != SIZE_MAX)
+            return size;
+        tok->type[id] = TYPE_UNDEFINED; // no text can become it
+    }
+    if (piece.size > 0)
+        memcpy(text, piece.data, piece.size);
+    return piece.size;
 }
 
 /* Take in token i: its piece, what it stands for, and its place among those
@@ -193,13 +226,15 @@ load_token(struct mb_tokenizer *tok, const struct vocab_arrays *v, size_t i,
 {
     struct mb_slice piece = v->pieces[i];
     uint32_t type = mb_get_le32(v->types.data + 4 * i);
-    float score = mb_get_lef32(v->scores.data + 4 * i);
+    float score = tok->is_bpe ? 0.0f : mb_get_lef32(v->scores.data + 4 * i);
     if (type > TYPE_BYTE)
         return mb_error_set(err, MB_ERR_CORRUPT,
             "tokenizer: token %zu has the unknown type %u", i, type);
     if (!isfinite(score))
         return mb_error_set(err, MB_ERR_CORRUPT,
             "tokenizer: score of token %zu is not finite", i);
+    if (type != TYPE_UNKNOWN && special_is_control(piece))
+        type = TYPE_CONTROL; // some files have them as user-defined
     tok->type[i] = (uint8_t)type;
     tok->score[i] = score;
     uint32_t at = tok->piece_at[i];
@@ -207,52 +242,79 @@ load_token(struct mb_tokenizer *tok, const struct vocab_arrays *v, size_t i,
         memcpy(tok->pieces + at, piece.data, piece.size);
     tok->piece_at[i + 1] = at + (uint32_t)piece.size;
 
-    uint8_t *text = tok->texts + tok->text_at[i];
-    size_t size = 0;
-    if (type == TYPE_BYTE) {
-        int value = byte_of_piece(piece);
-        if (value < 0)
-            return mb_error_set(err, MB_ERR_CORRUPT,
-                "tokenizer: byte token %zu is not written <0xNN>", i);
-        tok->byte_id[value] = (mb_token_id)i;
-        text[0] = (uint8_t)value;
-        size = 1;
-    } else if (type == TYPE_NORMAL || type == TYPE_USER ||
-               type == TYPE_UNUSED) {
-        size = plain_text(piece, text);
-    }
+    size_t size = token_text(
+        tok, (mb_token_id)i, type, piece, tok->texts + tok->text_at[i]);
+    if (size == SIZE_MAX)
+        return mb_error_set(err, MB_ERR_CORRUPT,
+            "tokenizer: byte token %zu is not written <0xNN>", i);
     tok->text_at[i + 1] = tok->text_at[i] + (uint32_t)size;
     tok->text_size[i] = (uint32_t)size;
     return MB_OK;
 }
 
-/* Can merges, or a match, make this token from text? A piece for merges that
- * has a plain space cannot: in those a space is U+2581. */
+/* Can merges, or a match, make this token from text? A piece for merges of a
+ * `llama` vocabulary that has a plain space cannot: in those a space is
+ * U+2581. */
 static bool
 is_text_piece(const struct mb_tokenizer *tok, size_t i)
 {
     struct mb_slice piece = mb_tokenizer_piece(tok, (mb_token_id)i);
     uint8_t type = tok->type[i];
-    if (piece.size == 0 || !mb_utf8_is_valid(piece, NULL))
+    bool is_plain = type == TYPE_NORMAL || type == TYPE_UNUSED;
+    if (piece.size == 0 || (!is_plain && type != TYPE_USER))
         return false;
-    if (type == TYPE_NORMAL || type == TYPE_UNUSED)
-        return memchr(piece.data, ' ', piece.size) == NULL;
-    return type == TYPE_USER;
+    if (tok->is_bpe)
+        return true;
+    if (!mb_utf8_is_valid(piece, NULL))
+        return false;
+    return !is_plain || memchr(piece.data, ' ', piece.size) == NULL;
 }
 
-/* Put a user-defined piece where its length belongs: the longest is tried
- * first. There are few. */
-static void
-add_user_piece(struct mb_tokenizer *tok, mb_token_id id)
+/* Make pieces findable: those for merges by vocab_find, the others in their
+ * sets. ids has room for all tokens. */
+static mb_status
+index_pieces(struct mb_tokenizer *tok, mb_token_id *ids)
 {
-    struct mb_slice text = vocab_text(tok, id);
-    size_t at = tok->n_user++;
-    while (at > 0 && tok->text_size[tok->user[at - 1]] < text.size) {
-        tok->user[at] = tok->user[at - 1];
-        at--;
+    size_t n_user = 0;
+    for (size_t i = 0; i < tok->n_vocab; i++) {
+        if (!is_text_piece(tok, i))
+            continue;
+        if (tok->type[i] == TYPE_USER)
+            ids[n_user++] = (mb_token_id)i;
+        else
+            add_piece(tok, (mb_token_id)i);
     }
-    tok->user[at] = id;
-    tok->user_first[text.data[0]] = true;
+    mb_status st = special_set_init(&tok->user, tok, ids, n_user);
+    if (st != MB_OK)
+        return st;
+    size_t n = n_user;
+    for (size_t i = 0; i < tok->n_vocab; i++) {
+        uint8_t type = tok->type[i];
+        if ((type == TYPE_CONTROL || type == TYPE_UNKNOWN) &&
+            mb_tokenizer_piece(tok, (mb_token_id)i).size > 0) {
+            ids[n++] = (mb_token_id)i;
+        }
+    }
+    return special_set_init(&tok->special, tok, ids, n);
+}
+
+/* Tokens of single bytes. Many `gpt2` vocabularies lack those of bytes that
+ * were not in what they were made from: control characters, say. */
+static mb_status
+index_bytes(struct mb_tokenizer *tok, struct mb_error *err)
+{
+    for (size_t i = 0; i < 256; i++) {
+        uint8_t c = (uint8_t)i;
+        mb_token_id id = vocab_find(tok, &c, 1);
+        if (tok->is_bpe && id >= 0)
+            tok->byte_id[i] = id;
+        if (tok->byte_id[i] < 0 && !tok->is_bpe)
+            return mb_error_set(
+                err, MB_ERR_CORRUPT, "tokenizer: no byte token <0x%02zX>", i);
+        if (i < 128)
+            tok->ascii_id[i] = id >= 0 ? id : tok->byte_id[i];
+    }
+    return MB_OK;
 }
 
 static mb_status
@@ -273,25 +335,12 @@ load_vocab(struct mb_tokenizer *tok, const struct vocab_arrays *v,
         st = load_token(tok, v, i, err);
     if (st != MB_OK)
         return st;
-    for (size_t i = 0; i < v->n; i++) {
-        if (!is_text_piece(tok, i))
-            continue;
-        if (tok->type[i] == TYPE_USER)
-            add_user_piece(tok, (mb_token_id)i);
-        else
-            add_piece(tok, (mb_token_id)i);
-    }
-    for (size_t i = 0; i < 256; i++) {
-        if (tok->byte_id[i] < 0)
-            return mb_error_set(
-                err, MB_ERR_CORRUPT, "tokenizer: no byte token <0x%02zX>", i);
-    }
-    for (size_t i = 0; i < 128; i++) {
-        uint8_t c = (uint8_t)i;
-        mb_token_id id = vocab_find(tok, &c, 1);
-        tok->ascii_id[i] = id >= 0 ? id : tok->byte_id[i];
-    }
-    return MB_OK;
+    mb_token_id *ids = mb_calloc(v->n, sizeof(*ids));
+    st = ids ? index_pieces(tok, ids) : MB_ERR_NOMEM;
+    mb_free(ids);
+    if (st != MB_OK)
+        return mb_error_set(err, st, "tokenizer: no memory");
+    return index_bytes(tok, err);
 }
 
 /* A token id from the metadata; -1 if the key is not there. */
@@ -312,8 +361,80 @@ read_id(const struct mb_gguf *gguf, const char *key, size_t n_vocab,
 }
 
 static mb_status
-make_fingerprint(
-    struct mb_tokenizer *tok, struct mb_slice model, struct mb_error *err)
+read_flag(const struct mb_gguf *gguf, const char *key, bool *out,
+    struct mb_error *err)
+{
+    mb_status st = mb_gguf_bool(gguf, key, out, NULL);
+    if (st == MB_OK || st == MB_ERR_NOT_FOUND)
+        return MB_OK;
+    return mb_error_set(err, MB_ERR_CORRUPT, "tokenizer: %s is no bool", key);
+}
+
+/* The tokens that end a generation: those of the metadata, and those that are
+ * known by name. */
+static mb_status
+find_ends(
+    const struct mb_gguf *gguf, struct mb_tokenizer *tok, struct mb_error *err)
+{
+    static const char *const keys[] = {
+        "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+    mb_token_id ids[3] = {tok->eos, -1, -1};
+    for (size_t i = 0; i < 2; i++) {
+        mb_status st = read_id(gguf, keys[i], tok->n_vocab, &ids[i + 1], err);
+        if (st != MB_OK)
+            return st;
+    }
+    for (int pass = 0; pass < 2; pass++) {
+        size_t n = 0;
+        for (size_t i = 0; i < tok->n_vocab; i++) {
+            mb_token_id id = (mb_token_id)i;
+            if (id != ids[0] && id != ids[1] && id != ids[2] &&
+                !(tok->type[i] == TYPE_CONTROL &&
+                    special_is_end(mb_tokenizer_piece(tok, id)))) {
+                continue;
+            }
+            if (pass == 1)
+                tok->ends[n] = id;
+            n++;
+        }
+        if (pass == 0 && n > 0) {
+            tok->ends = mb_calloc(n, sizeof(*tok->ends));
+            if (!tok->ends)
+                return mb_error_set(err, MB_ERR_NOMEM, "tokenizer: no memory");
+        }
+        tok->n_ends = n;
+    }
+    return MB_OK;
+}
+
+/* Ids and flags of the metadata. */
+static mb_status
+read_settings(
+    const struct mb_gguf *gguf, struct mb_tokenizer *tok, struct mb_error *err)
+{
+    bool ignored = false;
+    tok->add_space = !tok->is_bpe;
+    tok->add_bos = tok->is_bpe ? tok->bpe->pre->add_bos : true;
+    mb_status st = read_id(
+        gguf, "tokenizer.ggml.bos_token_id", tok->n_vocab, &tok->bos, err);
+    if (st == MB_OK)
+        st = read_id(
+            gguf, "tokenizer.ggml.eos_token_id", tok->n_vocab, &tok->eos, err);
+    if (st == MB_OK)
+        st = read_flag(gguf, "tokenizer.ggml.add_space_prefix",
+            tok->is_bpe ? &ignored : &tok->add_space, err);
+    if (st == MB_OK)
+        st =
+            read_flag(gguf, "tokenizer.ggml.add_bos_token", &tok->add_bos, err);
+    if (st == MB_OK)
+        st =
+            read_flag(gguf, "tokenizer.ggml.add_eos_token", &tok->add_eos, err);
+    return st == MB_OK ? find_ends(gguf, tok, err) : st;
+}
+
+static mb_status
+make_fingerprint(struct mb_tokenizer *tok, struct mb_slice model,
+    uint64_t merges, struct mb_error *err)
 {
     struct mb_buffer buf;
     uint8_t number[8];
@@ -333,6 +454,9 @@ make_fingerprint(
         if (st == MB_OK && piece.size > 0)
             st = mb_buffer_append(&buf, piece.data, piece.size);
     }
+    mb_put_le64(number, merges);
+    if (st == MB_OK && tok->is_bpe)
+        st = mb_buffer_append(&buf, number, sizeof(number));
     if (st == MB_OK)
         mb_hash128(buf.data, buf.size, tok->fingerprint);
     else
@@ -342,53 +466,48 @@ make_fingerprint(
 }
 
 static mb_status
-check_model(
-    const struct mb_gguf *gguf, struct mb_slice *model, struct mb_error *err)
+read_model(const struct mb_gguf *gguf, struct mb_slice *model, bool *is_bpe,
+    struct mb_error *err)
 {
     mb_status st = mb_gguf_str(gguf, "tokenizer.ggml.model", model, err);
     if (st != MB_OK)
-        return st == MB_ERR_BAD_ARG ? MB_ERR_CORRUPT : st;
-    if (!mb_slice_equal(*model, mb_slice_cstr("llama")))
+        return st;
+    *is_bpe = mb_slice_equal(*model, mb_slice_cstr("gpt2"));
+    if (!*is_bpe && !mb_slice_equal(*model, mb_slice_cstr("llama")))
         return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
-            "tokenizer: model %.*s is not implemented, only llama is",
+            "tokenizer: model %.*s is not implemented, only llama and gpt2 are",
             (int)(model->size < 64 ? model->size : 64),
             (const char *)model->data);
     return MB_OK;
+}
+
+static mb_status
+load(const struct mb_gguf *gguf, struct mb_tokenizer *tok, struct mb_error *err)
+{
+    struct vocab_arrays v = {0};
+    struct mb_slice model = {0};
+    uint64_t merges = 0;
+    mb_status st = read_model(gguf, &model, &tok->is_bpe, err);
+    if (st == MB_OK)
+        st = read_arrays(gguf, tok->is_bpe, &v, err);
+    if (st == MB_OK)
+        st = load_vocab(tok, &v, err);
+    mb_free(v.pieces);
+    if (st == MB_OK && tok->is_bpe)
+        st = bpe_new(gguf, tok, &tok->bpe, &merges, err);
+    if (st == MB_OK)
+        st = read_settings(gguf, tok, err);
+    return st == MB_OK ? make_fingerprint(tok, model, merges, err) : st;
 }
 
 mb_status
 mb_tokenizer_new(
     const struct mb_gguf *gguf, struct mb_tokenizer **out, struct mb_error *err)
 {
-    struct vocab_arrays v = {0};
-    struct mb_slice model = {0};
-    struct mb_tokenizer *tok = NULL;
-    mb_status st = check_model(gguf, &model, err);
-    if (st != MB_OK)
-        return st;
-    tok = mb_calloc(1, sizeof(*tok));
+    struct mb_tokenizer *tok = mb_calloc(1, sizeof(*tok));
     if (!tok)
         return mb_error_set(err, MB_ERR_NOMEM, "tokenizer: no memory");
-    st = read_arrays(gguf, &v, err);
-    if (st == MB_OK)
-        st = load_vocab(tok, &v, err);
-    if (st == MB_OK)
-        st = read_id(gguf, "tokenizer.ggml.bos_token_id", v.n, &tok->bos, err);
-    if (st == MB_OK)
-        st = read_id(gguf, "tokenizer.ggml.eos_token_id", v.n, &tok->eos, err);
-    if (st != MB_OK)
-        goto out;
-    tok->add_space = true;
-    st = mb_gguf_bool(
-        gguf, "tokenizer.ggml.add_space_prefix", &tok->add_space, NULL);
-    if (st != MB_OK && st != MB_ERR_NOT_FOUND) {
-        st = mb_error_set(err, MB_ERR_CORRUPT,
-            "tokenizer: tokenizer.ggml.add_space_prefix is no bool");
-        goto out;
-    }
-    st = make_fingerprint(tok, model, err);
-out:
-    mb_free(v.pieces);
+    mb_status st = load(gguf, tok, err);
     if (st != MB_OK) {
         mb_tokenizer_free(tok);
         /* A key of the wrong type is the file's fault, not the caller's. */
@@ -412,7 +531,10 @@ mb_tokenizer_free(struct mb_tokenizer *tok)
     mb_free(tok->text_size);
     mb_free(tok->slots);
     mb_free(tok->pairs);
-    mb_free(tok->user);
+    mb_free(tok->ends);
+    special_set_fini(&tok->user);
+    special_set_fini(&tok->special);
+    bpe_free(tok->bpe);
     mb_free(tok);
 }
 
@@ -447,4 +569,23 @@ mb_tokenizer_piece(const struct mb_tokenizer *tok, mb_token_id id)
         return (struct mb_slice){NULL, 0};
     uint32_t start = tok->piece_at[id];
     return mb_slice_of(tok->pieces + start, tok->piece_at[id + 1] - start);
+}
+
+bool
+mb_tokenizer_adds_bos(const struct mb_tokenizer *tok)
+{
+    return tok->add_bos && tok->bos >= 0;
+}
+
+bool
+mb_tokenizer_adds_eos(const struct mb_tokenizer *tok)
+{
+    return tok->add_eos && tok->eos >= 0;
+}
+
+const mb_token_id *
+mb_tokenizer_ends(const struct mb_tokenizer *tok, size_t *n)
+{
+    *n = tok->n_ends;
+    return tok->ends;
 }

@@ -2,16 +2,19 @@
  * model/vocab.h - a tokenizer's tables, made by vocab.c, read by tokenizer.c.
  *
  * Pieces are kept twice: as the file has them, and as the text they stand for,
- * where U+2581 has become a space and "<0x0A>" the byte. What depends on text
- * goes by the second. Private to this folder.
- * Invariants: every one of the 256 byte tokens exists; a piece that merges can
- * make is valid UTF-8, is found by vocab_find, and each two characters that
- * are neighbours in it are found by vocab_has_pair.
+ * where U+2581 has become a space and "<0x0A>" the byte (`llama`), or each
+ * character the byte it is written for (`gpt2`). What depends on text goes by
+ * the second. Private to this folder.
+ * Invariants: a piece that merges can make is found by vocab_find. Of `llama`
+ * alone: all 256 bytes have a token, such pieces are valid UTF-8, and each two
+ * characters that are neighbours in one are found by vocab_has_pair.
  * Threads: immutable once made. */
 #ifndef MB_MODEL_VOCAB_H
 #define MB_MODEL_VOCAB_H
 
+#include "bpe.h"
 #include "mb_model.h"
+#include "special.h"
 
 /* Types of tokens as GGUF numbers them. */
 enum {
@@ -34,9 +37,13 @@ struct piece_slot {
 struct mb_tokenizer {
     size_t n_vocab;
     bool add_space;
+    bool add_bos;
+    bool add_eos;
     mb_token_id bos;
     mb_token_id eos;
     uint8_t fingerprint[16];
+    bool is_bpe;         /* a `gpt2` vocabulary, not a `llama` one */
+    struct bpe *bpe;     /* NULL if it is not */
     uint8_t *type;       /* (n_vocab) */
     float *score;        /* (n_vocab) */
     uint8_t *pieces;     /* as in the file, one after the other */
@@ -46,15 +53,15 @@ struct mb_tokenizer {
     uint32_t *text_size; /* (n_vocab), 0 for control tokens */
     struct piece_slot *slots;
     size_t slot_mask;
-    uint32_t max_piece; /* longest text of a piece that merges make */
-    mb_token_id byte_id[256];
+    uint32_t max_piece;        /* longest text of a piece that merges make */
+    mb_token_id byte_id[256];  /* -1: none, of `gpt2` alone */
     mb_token_id ascii_id[128]; /* of one ASCII character; a byte's if none */
     uint64_t ascii_pairs[128][2];
-    uint64_t *pairs; /* hashed, for pairs that are not both ASCII */
-    /* User-defined pieces, longest first. */
-    mb_token_id *user;
-    size_t n_user;
-    bool user_first[256];
+    uint64_t *pairs;            /* hashed, for pairs that are not both ASCII */
+    struct special_set user;    /* user-defined pieces */
+    struct special_set special; /* these, control tokens and unknown ones */
+    mb_token_id *ends;          /* (n_ends) tokens that end a generation */
+    size_t n_ends;
 };
 
 /* Bytes of the character at p, by its first byte; never past the end. Only

@@ -8,7 +8,8 @@
  *     test_gguf_end(&g);              // g.file holds the file
  *     test_gguf_free(&g);
  *
- * and whole vocabularies of the llama tokenizer: test_vocab_file().
+ * and whole vocabularies: test_vocab_file() of the llama tokenizer,
+ * test_bpe_file() of gpt2.
  * Threads: the main thread. */
 #ifndef MB_TEST_GGUF_H
 #define MB_TEST_GGUF_H
@@ -233,6 +234,91 @@ test_vocab_file(struct test_gguf *g, const struct test_piece *pieces, size_t n,
     test_gguf_u32(g, "tokenizer.ggml.bos_token_id", 1);
     test_gguf_u32(g, "tokenizer.ggml.eos_token_id", 2);
     test_gguf_bool(g, "tokenizer.ggml.add_space_prefix", add_space_prefix);
+    test_gguf_end(g);
+}
+
+/* A gpt2 vocabulary: token i < 256 is byte i, then come the results of the
+ * merges ("a b" gives "ab"; bytes are written as GPT-2 does), then the pieces.
+ * bos and eos are the last piece, if there are any. */
+struct test_bpe {
+    const char *pre; /* name of the rule; NULL: no key */
+    const char *const *merges;
+    size_t n_merges;
+    const struct test_piece *pieces;
+    size_t n_pieces;
+};
+
+#define TEST_FIRST_MERGE 256
+
+/* The character that GPT-2 writes a byte as. */
+static inline void
+test_put_byte_char(struct mb_buffer *out, unsigned byte)
+{
+    static const char visible[] = "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHI"
+                                  "JKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrs"
+                                  "tuvwxyz{|}~";
+    unsigned code = byte;
+    if (byte < 128 && byte > 0 && strchr(visible, (int)byte)) {
+        test_put_u8(out, (uint8_t)byte);
+        return;
+    }
+    if (byte <= 0x20)
+        code = 0x100 + byte;
+    else if (byte >= 0x7f && byte <= 0xa0)
+        code = 0x121 + byte - 0x7f;
+    else if (byte == 0xad)
+        code = 0x143;
+    test_put_u8(out, (uint8_t)(0xc0 | code >> 6));
+    test_put_u8(out, (uint8_t)(0x80 | (code & 0x3f)));
+}
+
+static inline void
+test_put_bpe_tokens(struct test_gguf *g, const struct test_bpe *v)
+{
+    struct mb_buffer text;
+    mb_buffer_init(&text, 1u << 20);
+    test_gguf_array(g, "tokenizer.ggml.tokens", MB_GGUF_STRING,
+        TEST_FIRST_MERGE + v->n_merges + v->n_pieces);
+    for (unsigned i = 0; i < 256; i++) {
+        mb_buffer_clear(&text);
+        test_put_byte_char(&text, i);
+        test_put_string(&g->keys, mb_buffer_slice(&text));
+    }
+    for (size_t i = 0; i < v->n_merges; i++) {
+        mb_buffer_clear(&text);
+        for (const char *c = v->merges[i]; *c; c++) {
+            if (*c != ' ')
+                test_put_u8(&text, (uint8_t)*c);
+        }
+        test_put_string(&g->keys, mb_buffer_slice(&text));
+    }
+    for (size_t i = 0; i < v->n_pieces; i++)
+        test_put_string(&g->keys, mb_slice_cstr(v->pieces[i].text));
+    mb_buffer_fini(&text);
+}
+
+static inline void
+test_bpe_file(struct test_gguf *g, const struct test_bpe *v)
+{
+    size_t n = TEST_FIRST_MERGE + v->n_merges + v->n_pieces;
+    test_gguf_begin(g);
+    test_gguf_str(g, "tokenizer.ggml.model", "gpt2");
+    if (v->pre)
+        test_gguf_str(g, "tokenizer.ggml.pre", v->pre);
+    test_put_bpe_tokens(g, v);
+    test_gguf_array(g, "tokenizer.ggml.token_type", MB_GGUF_I32, n);
+    for (size_t i = 0; i < n; i++) {
+        size_t first = n - v->n_pieces;
+        uint32_t type = i < first ? 0 : v->pieces[i - first].type;
+        test_put_u32(&g->keys, type > 0 ? type : TEST_NORMAL);
+    }
+    test_gguf_array(g, "tokenizer.ggml.merges", MB_GGUF_STRING, v->n_merges);
+    for (size_t i = 0; i < v->n_merges; i++)
+        test_put_string(&g->keys, mb_slice_cstr(v->merges[i]));
+    if (v->n_pieces > 0) {
+        test_gguf_u32(g, "tokenizer.ggml.bos_token_id", (uint32_t)n - 1);
+        test_gguf_u32(g, "tokenizer.ggml.eos_token_id", (uint32_t)n - 1);
+    }
     test_gguf_end(g);
 }
 
