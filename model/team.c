@@ -191,7 +191,7 @@ team_new(unsigned n_threads, struct team **out)
         if (i == 0)
             continue;
         char name[16];
-        (void)snprintf(name, sizeof(name), "mb-model-%u", i);
+        (void)snprintf(name, sizeof(name), "mb-model-%u", i % 1000);
         mb_status st = mb_thread_start(
             &team->members[i].thread, name, member_main, &team->members[i]);
         if (st != MB_OK) {
