@@ -45,6 +45,11 @@ void call_begin(struct call *c);
 /* Reply and free c: the result written since call_begin if st is OK, else an
  * error with err's text. */
 void call_finish(struct call *c, mb_status st, const struct mb_error *err);
+/* A part of a stream, before the reply: write {"v":1,"id":...,"ok":true,
+ * "more":true,"result": ; then one value to c->w, then send. False: the client
+ * is lost, see server_lost. */
+void call_begin_part(struct call *c);
+bool call_send_part(struct call *c);
 /* Submit op for a call that is handed over; c->write_result writes the reply.
  * On failure the caller still has both. */
 MB_MUST_USE mb_status call_submit(struct call *c, struct mb_op *op);

@@ -24,7 +24,7 @@ COMMAND_HANDLER(cmd_ping)
     mb_write_map(&c->w, 5);
     mb_write_kv_cstr(&c->w, "version", MB_VERSION);
     mb_write_kv_uint(&c->w, "protocol", DAEMON_PROTOCOL);
-    mb_write_kv_cstr(&c->w, "model", c->d->model_name);
+    mb_write_kv_cstr(&c->w, "model", reader_name(c->d->reader));
     mb_write_kv_f64(&c->w, "uptime_s", uptime_s(c->d));
     mb_write_kv_uint(
         &c->w, "max_message_bytes", daemon_config(c->d)->max_message_bytes);
@@ -34,12 +34,21 @@ COMMAND_HANDLER(cmd_ping)
 /* ---- collections ---- */
 
 static void
-write_settings(struct mb_writer *w, const struct mb_collection_settings *s)
+write_settings(struct mb_writer *w, struct mb_snapshot *snap,
+    const struct mb_collection *coll)
 {
     static const char *const kinds[] = {"none", "lsa", "client", "anchor"};
+    static const char *const notes[] = {"template", "passage"};
+    const struct mb_collection_settings *s = &coll->settings;
+    struct mb_slice text[2] = {{0}};
+    size_t n_notes = 0;
 
+    for (size_t i = 0; i < 2; i++) {
+        if (mb_note_get(snap, coll, notes[i], &text[i], NULL) == MB_OK)
+            n_notes++;
+    }
     mb_write_cstr(w, "settings");
-    mb_write_map(w, 5);
+    mb_write_map(w, 5 + n_notes);
     mb_write_kv_cstr(w, "language", s->language);
     mb_write_cstr(w, "embedding");
     mb_write_map(w, 2);
@@ -48,6 +57,10 @@ write_settings(struct mb_writer *w, const struct mb_collection_settings *s)
     mb_write_kv_f64(w, "k1", (double)s->k1);
     mb_write_kv_f64(w, "b", (double)s->b);
     mb_write_kv_uint(w, "title_weight", s->title_weight);
+    for (size_t i = 0; i < 2; i++) {
+        if (text[i].size > 0)
+            mb_write_kv_str(w, notes[i], text[i]);
+    }
 }
 
 static void
@@ -80,7 +93,7 @@ write_collection(
 
     mb_write_map(w, 10);
     mb_write_kv_cstr(w, "name", coll->name);
-    write_settings(w, &coll->settings);
+    write_settings(w, snap, coll);
     mb_write_kv_uint(w, "created_ms", coll->created_ms);
     mb_write_kv_uint(w, "documents", coll->n_documents);
     mb_write_kv_uint(w, "segments", coll->n_segments);
@@ -145,6 +158,7 @@ COMMAND_HANDLER(cmd_collections)
 struct numbers {
     struct mb_store_stats store;
     struct server_stats server;
+    struct mb_engine_stats model;
     uint64_t jobs_active;
     uint64_t jobs_failed;
     uint64_t embedding_bytes;
@@ -223,6 +237,37 @@ static const struct gauge gauges[] = {
         "Loaded embeddings."},
     {"process", "uptime_s", "uptime_seconds", false, N(uptime_s), false,
         "Time since the start."},
+    {"engine", "requests", "model_requests_total", true, N(model.n_requests),
+        false, "Requests to the model."},
+    {"engine", "done", "model_requests_done_total", true, N(model.n_done),
+        false, "Of these, done."},
+    {"engine", "cancelled", "model_requests_cancelled_total", true,
+        N(model.n_cancelled), false, "Of these, cancelled or late."},
+    {"engine", "running", "model_requests_running", false, N(model.n_running),
+        false, "Requests that the model works on."},
+    {"engine", "queued", "model_requests_queued", false, N(model.n_queued),
+        false, "Requests that wait for the model."},
+    {"engine", "passes", "model_passes_total", true, N(model.n_passes), false,
+        "Passes through the model."},
+    {"engine", "tokens_in", "model_tokens_in_total", true, N(model.rows_in),
+        false, "Tokens read."},
+    {"engine", "tokens_out", "model_tokens_out_total", true, N(model.rows_out),
+        false, "Tokens generated."},
+    {"engine", "busy_us", "model_busy_us_total", true, N(model.busy_us), false,
+        "Time spent in passes."},
+    {"engine", "longest_wait_us", "model_longest_wait_us", false,
+        N(model.longest_wait_us), false,
+        "Longest time from a request to its first pass."},
+    {"engine", "cache_bytes", "model_cache_bytes", false, N(model.cache_bytes),
+        false, "Memory of keys and values, taken so far."},
+    {"engine", "cache_max_bytes", "model_cache_max_bytes", false,
+        N(model.cache_max_bytes), false, "The same at most."},
+    {"engine", "cache_used_blocks", "model_cache_used_blocks", false,
+        N(model.cache_used_blocks), false, "Blocks of 64 rows in use."},
+    {"engine", "cache_max_blocks", "model_cache_max_blocks", false,
+        N(model.cache_max_blocks), false, "Blocks that there may be."},
+    {"engine", "pass_bytes", "model_pass_bytes", false, N(model.pass_bytes),
+        false, "Memory of buffers for passes."},
     {"jobs", "active", "jobs_active", false, N(jobs_active), false,
         "Jobs that run or wait."},
     {"jobs", "failed", "jobs_failed_total", true, N(jobs_failed), false,
@@ -252,6 +297,8 @@ gather(struct call *c, struct numbers *x)
     if (st != MB_OK)
         return st;
     server_stats(d->server, &x->server);
+    if (reader_absence(d->reader) == NULL)
+        mb_engine_stats(reader_engine(d->reader), &x->model);
     jobs_counts(d->jobs, &x->jobs_active, &x->jobs_failed);
     embedder_stats(d->embedder, &x->embedding_bytes, &x->n_embeddings);
     dispatch_depth(d->dispatch, &n_quick, &n_bulk);
@@ -278,6 +325,33 @@ write_gauges(struct mb_writer *w, const struct numbers *x)
             mb_write_kv_uint(w, gauges[i].key, gauge_value(x, &gauges[i]));
         }
     }
+}
+
+/* "reader": what the model file is, or why it is of no use. */
+static void
+write_reader(struct mb_writer *w, const struct reader *r)
+{
+    const char *absence = reader_absence(r);
+    const struct mb_decoder_info *info;
+
+    mb_write_cstr(w, "reader");
+    mb_write_map(w, absence != NULL ? 3 : 11);
+    mb_write_kv_cstr(w, "file", reader_file(r));
+    mb_write_kv_bool(w, "usable", absence == NULL);
+    if (absence != NULL) {
+        mb_write_kv_cstr(w, "cause", absence);
+        return;
+    }
+    info = reader_info(r);
+    mb_write_kv_cstr(w, "arch", info->arch);
+    mb_write_kv_cstr(w, "weights", info->weights);
+    mb_write_kv_uint(w, "layers", info->n_layers);
+    mb_write_kv_uint(w, "width", info->d_model);
+    mb_write_kv_uint(w, "vocabulary", info->n_vocab);
+    mb_write_kv_uint(w, "trained_window", info->n_ctx);
+    mb_write_kv_uint(w, "window", mb_engine_window(reader_engine(r)));
+    mb_write_kv_uint(w, "parameters", info->n_params);
+    mb_write_kv_uint(w, "weight_bytes", info->weight_bytes);
 }
 
 static size_t
@@ -478,9 +552,10 @@ stats(struct call *c, struct mb_snapshot *snap)
         return st;
     if (prometheus)
         return write_prometheus(c, &x, list, n);
-    mb_write_map(&c->w, 6 + n_groups());
+    mb_write_map(&c->w, 7 + n_groups());
     mb_write_kv_cstr(&c->w, "version", MB_VERSION);
-    mb_write_kv_cstr(&c->w, "model", c->d->model_name);
+    mb_write_kv_cstr(&c->w, "model", reader_name(c->d->reader));
+    write_reader(&c->w, c->d->reader);
     mb_write_kv_bool(&c->w, "scrub_pending", x.store.scrub_pending);
     write_gauges(&c->w, &x);
     write_commands(&c->w, c->d->stats);

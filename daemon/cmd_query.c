@@ -5,13 +5,12 @@
  * query) -> mb_search -> for each hit the fields asked for. All questions of a
  * request see the same snapshot.
  * Threads: a worker or mb-io. */
-#include "cmd_read.h"
+#include "finder.h"
 
 #include <math.h>
 #include <string.h>
 
-#define DEFAULT_K      10
-#define MAX_TEXT_BYTES 65536 /* of a question */
+#define DEFAULT_K 10
 
 #define HIT_FIELDS                                                             \
     (F(ID) | F(SEGMENT) | F(SCORE) | F(START) | F(END) | F(TEXT) | F(TITLE) |  \
@@ -19,11 +18,8 @@
 
 /* What all questions of a request share. */
 struct session {
-    struct call *c;
-    struct worker *w;
-    struct mb_snapshot *snap;
-    struct mb_collection coll;
-    struct embedding *emb; /* NULL: none is served */
+    struct finder f;
+    struct call *c; /* f.c */
     unsigned fields;
     bool explain;
 };
@@ -47,30 +43,6 @@ holder(const struct session *s, const struct mb_value *item, const char *key)
 }
 
 static mb_status
-read_mode(
-    const struct session *s, const struct mb_value *item, mb_search_mode *out)
-{
-    static const char *const names[] = {"hybrid", "dense", "lexical"};
-    struct mb_slice name = mb_slice_cstr("hybrid");
-    struct mb_slice given = {0};
-    mb_status st =
-        mb_arg_str(holder(s, item, "mode"), "mode", false, &given, &s->c->err);
-
-    if (st != MB_OK)
-        return st;
-    if (given.size > 0)
-        name = given;
-    for (int i = 0; i < 3; i++) {
-        if (mb_slice_equal(name, mb_slice_cstr(names[i]))) {
-            *out = (mb_search_mode)i;
-            return MB_OK;
-        }
-    }
-    return mb_error_set(
-        &s->c->err, MB_ERR_BAD_ARG, "mode is not hybrid, dense or lexical");
-}
-
-static mb_status
 read_options(
     const struct session *s, const struct mb_value *item, struct mb_query *q)
 {
@@ -78,7 +50,8 @@ read_options(
     struct mb_error *err = &s->c->err;
     uint64_t k = max_k < DEFAULT_K ? max_k : DEFAULT_K;
     uint64_t nprobe;
-    mb_status st = read_mode(s, item, &q->mode);
+    mb_status st =
+        finder_read_mode(holder(s, item, "mode"), &q->mode, &s->c->err);
 
     if (st == MB_OK)
         st = mb_arg_u64(holder(s, item, "k"), "k", k, 1, UINT32_MAX, &k, err);
@@ -130,16 +103,16 @@ static mb_status
 read_vector(
     const struct session *s, const struct mb_value *v, struct mb_query *q)
 {
-    size_t dim = s->coll.settings.embedding == MB_EMBED_CLIENT
-                     ? s->coll.settings.dim
-                     : s->coll.dim;
+    size_t dim = s->f.coll.settings.embedding == MB_EMBED_CLIENT
+                     ? s->f.coll.settings.dim
+                     : s->f.coll.dim;
     struct call *c = s->c;
     const float *given;
     mb_status st;
 
-    if (s->coll.settings.embedding == MB_EMBED_NONE || dim == 0)
+    if (s->f.coll.settings.embedding == MB_EMBED_NONE || dim == 0)
         return mb_error_set(&c->err, MB_ERR_MISMATCH,
-            "collection %s has no vectors to compare with", s->coll.name);
+            "collection %s has no vectors to compare with", s->f.coll.name);
     st = mb_value_vector(v, "vector", dim, c->arena, &given, &q->dim, &c->err);
     if (st == MB_OK)
         st = scale_to_unit(
@@ -148,42 +121,6 @@ read_vector(
 }
 
 /* ---- answering one ---- */
-
-/* Terms of the text, and its vector unless one came along. */
-static mb_status
-prepare(const struct session *s, struct question *x)
-{
-    struct call *c = s->c;
-    struct mb_analyzer *an;
-    struct mb_term *terms;
-    float *vector;
-    size_t dim;
-    mb_status st;
-
-    x->q.coverage = 1;
-    if (x->text.size == 0) {
-        x->analyzed_ns = mb_clock_ns();
-        return MB_OK;
-    }
-    st = worker_analyzer(s->w, s->coll.settings.language, &an, &c->err);
-    if (st == MB_OK)
-        st = mb_analyze(an, x->text, c->arena, &terms, &x->q.n_terms, &c->err);
-    if (st != MB_OK)
-        return st;
-    x->q.terms = terms;
-    x->analyzed_ns = mb_clock_ns();
-    if (s->emb == NULL || x->q.vector != NULL || x->q.mode == MB_SEARCH_LEXICAL)
-        return MB_OK;
-    dim = mb_lsa_dim(embedding_lsa(s->emb));
-    vector = mb_arena_alloc(c->arena, dim * sizeof *vector);
-    if (vector == NULL)
-        return mb_error_set(&c->err, MB_ERR_NOMEM, "vector");
-    st = embed_terms(embedding_lsa(s->emb), terms, x->q.n_terms, c->arena,
-        vector, &x->q.coverage, &c->err);
-    x->q.vector = vector;
-    x->q.dim = dim;
-    return st;
-}
 
 static void
 write_score(struct mb_writer *w, const char *key, float v)
@@ -205,12 +142,12 @@ write_hit(const struct session *s, const struct mb_hit *hit)
     struct mb_document doc;
     struct mb_slice text = {0};
     mb_status st =
-        mb_segment_get(s->snap, &s->coll, hit->segno, &segment, &c->err);
+        mb_segment_get(s->f.snap, &s->f.coll, hit->segno, &segment, &c->err);
 
     if (st == MB_OK)
-        st = mb_document_get(s->snap, &s->coll, hit->docno, &doc, &c->err);
+        st = mb_document_get(s->f.snap, &s->f.coll, hit->docno, &doc, &c->err);
     if (st == MB_OK && (fields & F(TEXT)) != 0)
-        st = mb_document_text(s->snap, &s->coll, &doc, segment.start,
+        st = mb_document_text(s->f.snap, &s->f.coll, &doc, segment.start,
             segment.end, c->arena, &text, &c->err);
     if (st != MB_OK)
         return st;
@@ -242,12 +179,11 @@ write_hit(const struct session *s, const struct mb_hit *hit)
 static void
 write_explanation(const struct session *s, const struct question *x)
 {
-    static const char *const modes[] = {"hybrid", "dense", "lexical"};
     struct mb_writer *w = &s->c->w;
 
     mb_write_cstr(w, "explain");
     mb_write_map(w, 8);
-    mb_write_kv_cstr(w, "mode", modes[x->q.mode]);
+    mb_write_kv_cstr(w, "mode", finder_modes[x->q.mode]);
     mb_write_kv_uint(w, "terms", x->q.n_terms);
     mb_write_kv_f64(w, "coverage", (double)x->q.coverage);
     mb_write_kv_uint(w, "dim", x->q.dim);
@@ -264,15 +200,14 @@ answer(const struct session *s, struct question *x)
     struct call *c = s->c;
     struct mb_hit *hits = NULL;
     size_t n = 0;
-    mb_status st = prepare(s, x);
+    mb_status st = finder_prepare(&s->f, x->text, &x->q, &x->analyzed_ns);
 
     if (st != MB_OK)
         return st;
     x->embedded_ns = mb_clock_ns();
-    x->q.coll = &s->coll;
     // Without a generation there is nothing dense to search yet.
-    if (x->q.mode != MB_SEARCH_DENSE || s->coll.generation != 0)
-        st = mb_search(s->snap, &x->q, c->arena, &hits, &n, &c->err);
+    if (x->q.mode != MB_SEARCH_DENSE || s->f.coll.generation != 0)
+        st = mb_search(s->f.snap, &x->q, c->arena, &hits, &n, &c->err);
     x->searched_ns = mb_clock_ns();
     if (st != MB_OK)
         return st;
@@ -282,7 +217,7 @@ answer(const struct session *s, struct question *x)
     for (size_t i = 0; i < n && st == MB_OK; i++) {
         st = write_hit(s, &hits[i]);
     }
-    mb_write_kv_uint(&c->w, "generation", s->coll.generation);
+    mb_write_kv_uint(&c->w, "generation", s->f.coll.generation);
     if (s->explain)
         write_explanation(s, x);
     mb_write_kv_uint(&c->w, "took_us", (mb_clock_ns() - x->start_ns) / 1000);
@@ -302,17 +237,13 @@ read_and_answer(const struct session *s, const struct mb_value *item)
     if (mb_value_get(item, "text") == NULL && vector == NULL)
         return mb_error_set(
             err, MB_ERR_BAD_ARG, "query: wants text, vector or queries");
-    if (x.text.size > MAX_TEXT_BYTES)
-        return mb_error_set(err, MB_ERR_TOO_LARGE,
-            "text of %zu bytes, a question has at most %d", x.text.size,
-            MAX_TEXT_BYTES);
     st = read_options(s, item, &x.q);
     if (st == MB_OK && vector != NULL)
         st = read_vector(s, vector, &x.q);
     if (st == MB_OK && x.q.mode == MB_SEARCH_DENSE && vector == NULL &&
-        s->coll.settings.embedding != MB_EMBED_LSA)
+        s->f.coll.settings.embedding != MB_EMBED_LSA)
         st = mb_error_set(err, MB_ERR_BAD_ARG,
-            "collection %s wants a vector for dense search", s->coll.name);
+            "collection %s wants a vector for dense search", s->f.coll.name);
     return st == MB_OK ? answer(s, &x) : st;
 }
 
@@ -356,9 +287,6 @@ query(struct session *s)
 
     if (st == MB_OK)
         st = mb_arg_bool(c->args, "explain", false, &s->explain, &c->err);
-    if (st == MB_OK && s->coll.settings.embedding == MB_EMBED_LSA &&
-        s->coll.generation != 0)
-        st = embedder_ref(c->d->embedder, s->snap, &s->coll, &s->emb, &c->err);
     if (st != MB_OK)
         return st;
     return queries != NULL ? answer_many(s, queries)
@@ -367,13 +295,12 @@ query(struct session *s)
 
 COMMAND_HANDLER(cmd_query)
 {
-    struct session s = {.c = c, .w = w};
-    mb_status st = call_snapshot(c, &s.snap, &s.coll);
+    struct session s = {.c = c};
+    mb_status st = finder_begin(&s.f, c, w);
 
     (void)later;
     if (st == MB_OK)
         st = query(&s);
-    embedder_unref(c->d->embedder, s.emb);
-    mb_snapshot_end(s.snap);
+    finder_end(&s.f);
     return st;
 }

@@ -5,6 +5,7 @@
  * the reply is sent when the commit is done.
  * Threads: a worker prepares, the writer's thread replies. */
 #include "cmd_read.h"
+#include "memory.h"
 
 #include <string.h>
 
@@ -21,11 +22,10 @@ read_kind(
     else if (mb_slice_equal(v->s, mb_slice_cstr("none")))
         *out = MB_EMBED_NONE;
     else if (mb_slice_equal(v->s, mb_slice_cstr("anchor")))
-        return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
-            "embedding anchor is not implemented yet");
+        *out = MB_EMBED_ANCHOR;
     else
-        return mb_error_set(
-            err, MB_ERR_BAD_ARG, "embedding: kind is not lsa, client or none");
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "embedding: kind is not lsa, client, anchor or none");
     return MB_OK;
 }
 
@@ -95,13 +95,6 @@ write_state(struct call *c, const char *state)
 }
 
 static void
-write_created(struct call *c, const struct mb_op *op)
-{
-    (void)op;
-    write_state(c, "created");
-}
-
-static void
 write_dropped(struct call *c, const struct mb_op *op)
 {
     (void)op;
@@ -140,6 +133,104 @@ exists(struct call *c, struct mb_slice name)
     return found;
 }
 
+/* A collection on its way: the operation that makes it, then its notes. */
+struct creation {
+    struct call *c;
+    struct mb_op *notes[2]; /* NULL where there is nothing more to note */
+    size_t next;
+};
+
+static void
+creation_free(struct creation *cr)
+{
+    for (size_t i = 0; i < 2; i++) {
+        mb_op_free(cr->notes[i]);
+    }
+    mb_free(cr);
+}
+
+/* On the writer's thread, after each of the operations. */
+static void
+on_created(
+    void *arg, struct mb_op *op, mb_status st, const struct mb_error *err)
+{
+    struct creation *cr = arg;
+    struct call *c = cr->c;
+    struct mb_error why = {0};
+
+    if (st != MB_OK)
+        why = *err;
+    mb_op_free(op); // err lies in it
+    while (cr->next < 2 && cr->notes[cr->next] == NULL) {
+        cr->next++;
+    }
+    if (st == MB_OK && cr->next < 2) {
+        op = cr->notes[cr->next];
+        cr->notes[cr->next] = NULL;
+        st = mb_store_submit(c->d->store, op, on_created, cr, &why);
+        if (st == MB_OK)
+            return;
+        mb_op_free(op);
+    }
+    if (st == MB_OK) {
+        call_begin(c);
+        write_state(c, "created");
+    }
+    call_finish(c, st, &why);
+    creation_free(cr);
+}
+
+/* Templates that came with the settings, as notes. */
+static mb_status
+read_templates(struct creation *cr, struct mb_slice name,
+    const struct mb_value *settings, struct mb_error *err)
+{
+    static const char *const keys[2] = {"template", "passage"};
+    mb_status st = MB_OK;
+
+    for (size_t i = 0; i < 2 && st == MB_OK; i++) {
+        struct mb_slice text = {0};
+
+        if (settings == NULL || mb_value_get(settings, keys[i]) == NULL)
+            continue;
+        st = mb_arg_str(settings, keys[i], true, &text, err);
+        if (st == MB_OK && text.size > MEMORY_MAX_TEMPLATE)
+            st = mb_error_set(err, MB_ERR_TOO_LARGE,
+                "%s of %zu bytes, at most %d are possible", keys[i], text.size,
+                MEMORY_MAX_TEMPLATE);
+        if (st == MB_OK)
+            st = mb_op_note_new(name, keys[i], text, &cr->notes[i], err);
+    }
+    return st;
+}
+
+/* Hand over to the writer, with the templates. */
+static mb_status
+create(struct call *c, struct mb_slice name, const struct mb_value *settings,
+    struct mb_op *op, bool *later)
+{
+    struct creation *cr = mb_calloc(1, sizeof *cr);
+    struct mb_error err = {0};
+    mb_status st;
+
+    if (cr == NULL) {
+        mb_op_free(op);
+        return mb_error_set(&c->err, MB_ERR_NOMEM, "create");
+    }
+    cr->c = c;
+    st = read_templates(cr, name, settings, &err);
+    *later = st == MB_OK;
+    if (st == MB_OK)
+        st = mb_store_submit(c->d->store, op, on_created, cr, &err);
+    if (st != MB_OK) {
+        *later = false;
+        c->err = err;
+        creation_free(cr);
+        mb_op_free(op);
+    }
+    return st;
+}
+
 COMMAND_HANDLER(cmd_create)
 {
     const struct mb_value *settings = mb_value_get(c->args, "settings");
@@ -156,6 +247,8 @@ COMMAND_HANDLER(cmd_create)
         st = mb_arg_bool(c->args, "exist_ok", false, &exist_ok, &c->err);
     if (st == MB_OK && settings != NULL)
         st = read_settings(settings, &s, &c->err);
+    if (st == MB_OK && s.embedding == MB_EMBED_ANCHOR)
+        st = reader_check(c->d->reader, "embedding anchor", &c->err);
     if (st != MB_OK)
         return st;
     // Whoever names no settings takes the collection as it is.
@@ -165,7 +258,7 @@ COMMAND_HANDLER(cmd_create)
         return MB_OK;
     }
     st = mb_op_create_new(name, &s, exist_ok, &op, &c->err);
-    return st == MB_OK ? hand_over(c, op, write_created, later) : st;
+    return st == MB_OK ? create(c, name, settings, op, later) : st;
 }
 
 COMMAND_HANDLER(cmd_drop)

@@ -80,8 +80,28 @@ const struct command commands[] = {
         {"wait", ARG_BOOL, false}}},
     {"rebuild", cmd_rebuild, COMMAND_WRITE, {
         COLLECTION}},
-    {"score", NULL, COMMAND_READ, {{0}}},
-    {"generate", NULL, COMMAND_READ, {{0}}},
+    {"score", cmd_score, COMMAND_MODEL, {
+        {"text", ARG_STR, true},
+        {"context", ARG_STR, false},
+        {"collection", ARG_STR, false},
+        {"memory", ARG_MAP, false},
+        {"per_token", ARG_BOOL, false},
+        {"stride", ARG_INT, false}}},
+    {"generate", cmd_generate, COMMAND_MODEL, {
+        {"prompt", ARG_STR, false},
+        {"collection", ARG_STR, false},
+        {"memory", ARG_MAP, false},
+        {"max_tokens", ARG_INT, false},
+        {"temperature", ARG_NUM, false},
+        {"top_k", ARG_INT, false},
+        {"top_p", ARG_NUM, false},
+        {"min_p", ARG_NUM, false},
+        {"repeat_penalty", ARG_NUM, false},
+        {"repeat_window", ARG_INT, false},
+        {"seed", ARG_INT, false},
+        {"stop", ARG_STR | ARG_ARRAY, false},
+        {"stream", ARG_BOOL, false},
+        {"logprobs", ARG_BOOL, false}}},
     {"context.open", NULL, COMMAND_WRITE, {{0}}},
     {"context.append", NULL, COMMAND_BULK, {{0}}},
     {"context.score", NULL, COMMAND_READ, {{0}}},
@@ -117,12 +137,16 @@ commands_find(struct mb_slice name)
 
 /* ---- replies ---- */
 
+enum head { HEAD_ERROR, HEAD_RESULT, HEAD_PART };
+
 static void
-write_head(struct call *c, bool ok)
+write_head(struct call *c, enum head head)
 {
+    bool ok = head != HEAD_ERROR;
+
     mb_buffer_clear(&c->reply);
     mb_writer_init(&c->w, &c->reply);
-    mb_write_map(&c->w, 4);
+    mb_write_map(&c->w, head == HEAD_PART ? 5 : 4);
     mb_write_kv_uint(&c->w, "v", DAEMON_PROTOCOL);
     mb_write_cstr(&c->w, "id");
     if (c->id_size > 0)
@@ -130,19 +154,33 @@ write_head(struct call *c, bool ok)
     else
         mb_write_nil(&c->w);
     mb_write_kv_bool(&c->w, "ok", ok);
+    if (head == HEAD_PART)
+        mb_write_kv_bool(&c->w, "more", true);
     mb_write_cstr(&c->w, ok ? "result" : "error");
 }
 
 void
 call_begin(struct call *c)
 {
-    write_head(c, true);
+    write_head(c, HEAD_RESULT);
+}
+
+void
+call_begin_part(struct call *c)
+{
+    write_head(c, HEAD_PART);
+}
+
+bool
+call_send_part(struct call *c)
+{
+    return c->w.status == MB_OK && server_send_part(c->rq, &c->reply);
 }
 
 static void
 write_error(struct call *c, mb_status st, const char *text)
 {
-    write_head(c, false);
+    write_head(c, HEAD_ERROR);
     mb_write_map(&c->w, 3);
     mb_write_kv_cstr(&c->w, "code", mb_status_name(st));
     mb_write_kv_cstr(&c->w, "message", text);

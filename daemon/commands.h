@@ -14,7 +14,8 @@ typedef enum command_kind {
     COMMAND_READ,  /* may run on mb-io */
     COMMAND_WRITE, /* changes state; small */
     COMMAND_BULK,  /* changes state; may be large */
-    COMMAND_SLOW   /* hands over to a job */
+    COMMAND_SLOW,  /* hands over to a job */
+    COMMAND_MODEL  /* hands over to the model */
 } command_kind;
 
 /* Bits: what an argument may be. */
@@ -76,5 +77,7 @@ COMMAND_HANDLER(cmd_get);
 COMMAND_HANDLER(cmd_list);
 COMMAND_HANDLER(cmd_query);
 COMMAND_HANDLER(cmd_embed);
+COMMAND_HANDLER(cmd_score);
+COMMAND_HANDLER(cmd_generate);
 
 #endif

@@ -40,6 +40,14 @@ struct config {
     uint64_t max_embedding_bytes;
     uint64_t inline_us;
     uint64_t shutdown_ms;
+    /* the model */
+    uint64_t model_threads;
+    uint64_t model_rows;
+    uint64_t model_rows_busy;
+    uint64_t model_requests;
+    uint64_t model_queue;
+    uint64_t cache_rows;
+    uint64_t cache_type; /* mb_cache_type */
     /* limits */
     uint64_t max_message_bytes;
     uint64_t max_client_requests;

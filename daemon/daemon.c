@@ -126,40 +126,29 @@ daemon_reload(struct daemon *d, const struct config *wanted, size_t *n_pending,
 
 /* ---- parts ---- */
 
-/* The model that the user names, else the one that is installed, else the one
- * of the tree that this was built from. */
+/* The model that is installed, else that of the tree this was built from. */
 static const char *
-model_path(const struct config *cfg)
+bundled_path(void)
 {
-    if (cfg->model[0] != 0)
-        return cfg->model;
-    if (access(MB_MODEL_INSTALLED, R_OK) == 0)
-        return MB_MODEL_INSTALLED;
-    return MB_MODEL_SOURCE;
+    return access(MB_MODEL_INSTALLED, R_OK) == 0 ? MB_MODEL_INSTALLED
+                                                 : MB_MODEL_SOURCE;
 }
 
+/* The bundled model's tokenizer measures segments, whatever model reads. */
 static mb_status
-open_model(struct daemon *d, struct mb_error *err)
+open_models(struct daemon *d, struct mb_error *err)
 {
-    struct mb_slice name = mb_slice_cstr("");
-    mb_status st;
+    const struct config *cfg = daemon_config(d);
+    struct mb_gguf *gguf = NULL;
+    mb_status st = mb_gguf_open(bundled_path(), &gguf, err);
 
-    (void)snprintf(d->model_path, sizeof d->model_path, "%s",
-        model_path(daemon_config(d)));
-    st = mb_gguf_open(d->model_path, &d->gguf, err);
     if (st == MB_OK)
-        st = mb_tokenizer_new(d->gguf, &d->tokenizer, err);
-    if (st != MB_OK)
-        return st;
-    if (mb_gguf_str(d->gguf, "general.name", &name, NULL) != MB_OK)
-        name = mb_slice_cstr("unnamed");
-    if (!mb_utf8_is_valid(name, NULL))
-        name = mb_slice_cstr("unnamed");
-    (void)snprintf(d->model_name, sizeof d->model_name, "%.*s",
-        (int)(name.size < 120 ? name.size : 120), (const char *)name.data);
-    mb_log(MB_LOG_INFO, "model.open", "path=\"%s\" name=\"%s\" vocabulary=%zu",
-        d->model_path, d->model_name, mb_tokenizer_n_vocab(d->tokenizer));
-    return MB_OK;
+        st = mb_tokenizer_new(gguf, &d->tokenizer, err);
+    mb_gguf_close(gguf);
+    if (st == MB_OK)
+        st = reader_open(cfg, cfg->model[0] != 0 ? cfg->model : bundled_path(),
+            &d->reader, err);
+    return st;
 }
 
 static mb_status
@@ -227,7 +216,7 @@ daemon_open(struct config *cfg, struct daemon **out, struct mb_error *err)
     d->started_ns = mb_clock_ns();
     st = use_config(d, cfg, err);
     if (st == MB_OK)
-        st = open_model(d, err);
+        st = open_models(d, err);
     if (st == MB_OK)
         st = open_store(d, err);
     if (st == MB_OK)
@@ -243,9 +232,15 @@ daemon_open(struct config *cfg, struct daemon **out, struct mb_error *err)
 bool
 daemon_stop(struct daemon *d)
 {
+    uint64_t half_ms = daemon_config(d)->shutdown_ms / 2;
+
     atomic_store_explicit(&d->shutting_down, true, memory_order_relaxed);
     jobs_stop(d->jobs);
-    return server_drain(d->server, daemon_config(d)->shutdown_ms);
+    if (server_drain(d->server, half_ms))
+        return true;
+    // What is left are long texts of the model.
+    reader_stop(d->reader);
+    return server_drain(d->server, half_ms);
 }
 
 void
@@ -255,6 +250,9 @@ daemon_close(struct daemon *d)
         return;
     if (d->jobs != NULL)
         jobs_stop(d->jobs);
+    // Its callbacks reply, or hand over to a worker.
+    if (d->reader != NULL)
+        reader_stop(d->reader);
     dispatch_free(d->dispatch);
     mb_store_close(d->store);
     server_close(d->server);
@@ -264,8 +262,8 @@ daemon_close(struct daemon *d)
     stats_free(d->stats);
     arenas_free(d->arenas);
     worker_fini(&d->io_worker);
+    reader_close(d->reader);
     mb_tokenizer_free(d->tokenizer);
-    mb_gguf_close(d->gguf);
     for (size_t i = 0; i < d->n_configs; i++) {
         config_free(d->configs[i]);
     }

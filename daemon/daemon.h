@@ -17,6 +17,7 @@
 #include "jobs.h"
 #include "mb_model.h"
 #include "mb_store.h"
+#include "reader.h"
 #include "server.h"
 #include "stats.h"
 
@@ -32,11 +33,8 @@ struct daemon {
     size_t n_configs;
 
     struct mb_store *store;
-    struct mb_gguf *gguf;
-    struct mb_tokenizer *tokenizer;
-    char model_path[CONFIG_MAX_TEXT];
-    char model_name[128];
-    uint8_t model_fingerprint[16];
+    struct mb_tokenizer *tokenizer; /* of the bundled model: cuts segments */
+    struct reader *reader;
 
     struct dispatch *dispatch;
     struct embedder *embedder;

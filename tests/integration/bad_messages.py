@@ -127,7 +127,7 @@ def check_envelopes(client):
         ("no op", {"v": 1, "id": 1}, None),
         ("op of another type", dict(good, op=7), None),
         ("op nobody knows", dict(good, op="pong"), "unknown_op"),
-        ("op of a later version", dict(good, op="generate"),
+        ("op of a later version", dict(good, op="bank.build"),
          "not_implemented"),
         ("args of another type", dict(good, args=[]), None),
     ]
@@ -136,12 +136,56 @@ def check_envelopes(client):
         reply = client.refused(name, codes, pack(message))
         if reply["id"] != 1:
             sys.exit(f"{name}: id {reply['id']}")
+    check_model_arguments(client)
     # Any id comes back as it was.
     for name in ("text", 2**64 - 1, -1, None, [1, {"a": b"\x00"}], 0.5):
         client.send(pack(dict(good, id=name)))
         reply = client.receive(f"id {name}")
         if not reply["ok"] or reply["id"] != name:
             sys.exit(f"id {name}: {reply}")
+
+
+def check_model_arguments(client):
+    """What generate and score are told before the model is asked."""
+    prompt = {"prompt": "x"}
+    cases = [
+        ("generate", {}, "bad_arg"),
+        ("generate", {"prompt": 7}, "bad_arg"),
+        ("generate", {"prompt": "x", "max_tokens": 0}, "bad_arg"),
+        ("generate", {"prompt": "x", "temperature": -1}, "bad_arg"),
+        ("generate", {"prompt": "x", "temperature": "hot"}, "bad_arg"),
+        ("generate", {"prompt": "x", "temperature": float("nan")}, "bad_arg"),
+        ("generate", {"prompt": "x", "top_k": -1}, "bad_arg"),
+        ("generate", {"prompt": "x", "top_p": 1.5}, "bad_arg"),
+        ("generate", {"prompt": "x", "min_p": 2}, "bad_arg"),
+        ("generate", {"prompt": "x", "repeat_penalty": 0}, "bad_arg"),
+        ("generate", {"prompt": "x", "repeat_window": 5000}, "bad_arg"),
+        ("generate", {"prompt": "x", "seed": -1}, "bad_arg"),
+        ("generate", {"prompt": "x", "stop": [""]}, "bad_arg"),
+        ("generate", {"prompt": "x", "stop": [7]}, "bad_arg"),
+        ("generate", {"prompt": "x", "stop": ["a"] * 17}, "too_large"),
+        ("generate", {"prompt": "x", "stop": "a" * 300}, "bad_arg"),
+        ("generate", {"prompt": "x", "stream": 1}, "bad_arg"),
+        ("generate", {"prompt": "a " * 5000}, "too_large"),
+        ("generate", {"prompt": b"x"}, "bad_arg"),
+        ("generate", dict(prompt, memory=1), "bad_arg"),
+        ("generate", dict(prompt, memory={"retrieve": 1}), "bad_arg"),
+        ("generate", dict(prompt, memory={"retrieve": -1}), "bad_arg"),
+        ("generate", dict(prompt, memory={"retrieve": 100000}), "too_large"),
+        ("generate", dict(prompt, memory={"bank": True}), "not_implemented"),
+        ("generate", dict(prompt, memory={"hmt": True}), "not_implemented"),
+        ("generate", dict(prompt, memory={"mode": "fast"}), "bad_arg"),
+        ("generate", dict(prompt, collection="nowhere",
+                          memory={"retrieve": 1}), "not_found"),
+        ("score", {}, "bad_arg"),
+        ("score", {"text": ["x"]}, "bad_arg"),
+        ("score", {"text": "x", "stride": 0}, "bad_arg"),
+        ("score", {"text": "x", "stride": 100000}, "bad_arg"),
+        ("score", {"text": "x", "context": "y" * 5000000}, "too_large"),
+    ]
+    for op, args, code in cases:
+        client.refused(f"{op} {str(args)[:60]}", {code}, msgpack.packb(
+            {"v": 1, "id": 1, "op": op, "args": args}))
 
 
 def check_sockets(endpoint):

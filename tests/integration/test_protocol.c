@@ -218,7 +218,10 @@ test_arguments_when_wrong_then_named(void **state)
         {"\x82\xa1v\x01\xa2id\x01", "bad_arg"},
         {"\x83\xa1v\x01\xa2op\x05\xa2id\x01", "bad_arg"},
         {"\x82\xa1v\x01\xa2op\xa5query", "bad_arg"},
-        {"\x82\xa1v\x01\xa2op\xa8generate", "not_implemented"},
+        {"\x82\xa1v\x01\xa2op\xa8generate", "bad_arg"},
+        {"\x82\xa1v\x01\xa2op\xaa"
+         "bank.build",
+            "not_implemented"},
         {"\x82\xa1v\x01\xa2op\xa4what", "unknown_op"},
         {"\x82\xa1v\x09\xa2op\xa4ping", "bad_version"},
     };

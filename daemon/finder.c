@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * daemon/finder.c - from the text of a question to what mb_search wants.
+ * Threads: as its call. */
+#include "finder.h"
+
+const char *const finder_modes[3] = {"hybrid", "dense", "lexical"};
+
+mb_status
+finder_begin(struct finder *f, struct call *c, struct worker *w)
+{
+    mb_status st;
+
+    *f = (struct finder){.c = c, .w = w};
+    st = call_snapshot(c, &f->snap, &f->coll);
+    if (st == MB_OK && f->coll.settings.embedding == MB_EMBED_LSA &&
+        f->coll.generation != 0)
+        st = embedder_ref(c->d->embedder, f->snap, &f->coll, &f->emb, &c->err);
+    return st;
+}
+
+void
+finder_end(struct finder *f)
+{
+    embedder_unref(f->c->d->embedder, f->emb);
+    mb_snapshot_end(f->snap);
+}
+
+mb_status
+finder_prepare(const struct finder *f, struct mb_slice text, struct mb_query *q,
+    uint64_t *analyzed_ns)
+{
+    struct call *c = f->c;
+    struct mb_analyzer *an;
+    struct mb_term *terms;
+    float *vector;
+    size_t dim;
+    mb_status st = MB_OK;
+
+    q->coll = &f->coll;
+    q->coverage = 1;
+    if (text.size > FINDER_MAX_TEXT)
+        return mb_error_set(&c->err, MB_ERR_TOO_LARGE,
+            "text of %zu bytes, a question has at most %d", text.size,
+            FINDER_MAX_TEXT);
+    if (text.size > 0) {
+        st = worker_analyzer(f->w, f->coll.settings.language, &an, &c->err);
+        if (st == MB_OK)
+            st = mb_analyze(an, text, c->arena, &terms, &q->n_terms, &c->err);
+        if (st == MB_OK)
+            q->terms = terms;
+    }
+    if (analyzed_ns != NULL)
+        *analyzed_ns = mb_clock_ns();
+    if (st != MB_OK || text.size == 0 || f->emb == NULL || q->vector != NULL ||
+        q->mode == MB_SEARCH_LEXICAL)
+        return st;
+    dim = mb_lsa_dim(embedding_lsa(f->emb));
+    vector = mb_arena_alloc(c->arena, dim * sizeof *vector);
+    if (vector == NULL)
+        return mb_error_set(&c->err, MB_ERR_NOMEM, "vector");
+    st = embed_terms(embedding_lsa(f->emb), terms, q->n_terms, c->arena, vector,
+        &q->coverage, &c->err);
+    q->vector = vector;
+    q->dim = dim;
+    return st;
+}
+
+mb_status
+finder_read_mode(
+    const struct mb_value *args, mb_search_mode *out, struct mb_error *err)
+{
+    struct mb_slice name = mb_slice_cstr(finder_modes[0]);
+    struct mb_slice given = {0};
+    mb_status st = mb_arg_str(args, "mode", false, &given, err);
+
+    if (st != MB_OK)
+        return st;
+    if (given.size > 0)
+        name = given;
+    for (int i = 0; i < 3; i++) {
+        if (mb_slice_equal(name, mb_slice_cstr(finder_modes[i]))) {
+            *out = (mb_search_mode)i;
+            return MB_OK;
+        }
+    }
+    return mb_error_set(
+        err, MB_ERR_BAD_ARG, "mode is not hybrid, dense or lexical");
+}

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * daemon/reader.c - the model that reads: decoder, tokenizer, engine.
+ * Invariants: engine, decoder and tokenizer are there, or absence says why not.
+ * Threads: immutable after open but for the fingerprint (`lock`) and `stopped`.
+ */
+#include "reader.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_TOKEN_BYTES ((size_t)1 << 30)
+
+struct reader {
+    char path[CONFIG_MAX_TEXT];
+    char name[128];
+    struct mb_gguf *gguf;
+    struct mb_tokenizer *tokenizer;
+    struct mb_decoder *decoder;
+    struct mb_engine *engine;
+    char absence[MB_ERROR_TEXT]; /* "": it can read */
+    size_t n_head;
+    mb_token_id eos;     /* -1: none */
+    atomic_bool stopped; /* relaxed: refuse what is new */
+    pthread_mutex_t lock;
+    bool has_fingerprint;
+    uint8_t fingerprint[READER_FINGERPRINT];
+};
+
+static void
+read_name(struct reader *r)
+{
+    struct mb_slice name;
+
+    if (mb_gguf_str(r->gguf, "general.name", &name, NULL) != MB_OK ||
+        !mb_utf8_is_valid(name, NULL))
+        name = mb_slice_cstr("unnamed");
+    (void)snprintf(r->name, sizeof r->name, "%.*s",
+        (int)(name.size < 120 ? name.size : 120), (const char *)name.data);
+}
+
+/* What the file wants in front of a text, and what ends one. */
+static void
+read_ends(struct reader *r)
+{
+    bool adds_bos = true;
+
+    if (mb_gguf_bool(
+            r->gguf, "tokenizer.ggml.add_bos_token", &adds_bos, NULL) != MB_OK)
+        adds_bos = true;
+    r->n_head = adds_bos && mb_tokenizer_bos(r->tokenizer) >= 0 ? 1 : 0;
+    r->eos = mb_tokenizer_eos(r->tokenizer);
+}
+
+/* What makes it more than a file. */
+static mb_status
+open_engine(struct reader *r, const struct config *cfg, struct mb_error *err)
+{
+    const struct mb_engine_options opt = {
+        .n_threads = (unsigned)cfg->model_threads,
+        .max_rows = (size_t)cfg->model_rows,
+        .max_rows_busy = (size_t)cfg->model_rows_busy,
+        .max_running = (size_t)cfg->model_requests,
+        .max_queued = (size_t)cfg->model_queue,
+        .cache_rows = (size_t)cfg->cache_rows,
+        .cache_type = (mb_cache_type)cfg->cache_type,
+    };
+    mb_status st = mb_tokenizer_new(r->gguf, &r->tokenizer, err);
+
+    if (st == MB_OK)
+        read_ends(r);
+    if (st == MB_OK)
+        st = mb_decoder_open(r->gguf, &r->decoder, err);
+    if (st == MB_OK)
+        st = mb_engine_new(r->decoder, r->tokenizer, &opt, &r->engine, err);
+    return st;
+}
+
+mb_status
+reader_open(const struct config *cfg, const char *path, struct reader **out,
+    struct mb_error *err)
+{
+    struct reader *r = mb_calloc(1, sizeof *r);
+    struct mb_error why = {0};
+    mb_status st;
+
+    if (r == NULL)
+        return mb_error_set(err, MB_ERR_NOMEM, "model");
+    (void)pthread_mutex_init(&r->lock, NULL);
+    (void)snprintf(r->path, sizeof r->path, "%s", path);
+    st = mb_gguf_open(path, &r->gguf, err);
+    if (st != MB_OK) {
+        reader_close(r);
+        return st;
+    }
+    read_name(r);
+    if (open_engine(r, cfg, &why) != MB_OK) {
+        (void)snprintf(r->absence, sizeof r->absence, "%s",
+            why.text[0] != 0 ? why.text : "unknown cause");
+        mb_log(MB_LOG_WARN, "model.unusable",
+            "path=\"%s\" name=\"%s\" cause=\"%s\"", r->path, r->name,
+            r->absence);
+    } else {
+        const struct mb_decoder_info *info = mb_decoder_info(r->decoder);
+
+        mb_log(MB_LOG_INFO, "model.open",
+            "path=\"%s\" name=\"%s\" arch=%s weights=%s layers=%zu width=%zu "
+            "vocabulary=%zu window=%zu",
+            r->path, r->name, info->arch, info->weights, info->n_layers,
+            info->d_model, info->n_vocab, mb_engine_window(r->engine));
+    }
+    *out = r;
+    return MB_OK;
+}
+
+void
+reader_stop(struct reader *r)
+{
+    atomic_store_explicit(&r->stopped, true, memory_order_relaxed);
+    mb_engine_stop(r->engine);
+}
+
+void
+reader_close(struct reader *r)
+{
+    if (r == NULL)
+        return;
+    mb_engine_free(r->engine);
+    mb_decoder_close(r->decoder);
+    mb_tokenizer_free(r->tokenizer);
+    mb_gguf_close(r->gguf);
+    (void)pthread_mutex_destroy(&r->lock);
+    mb_free(r);
+}
+
+mb_status
+reader_check(const struct reader *r, const char *what, struct mb_error *err)
+{
+    if (r->absence[0] != 0)
+        return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
+            "%s: model %s cannot be used: %s", what, r->path, r->absence);
+    if (atomic_load_explicit(&r->stopped, memory_order_relaxed))
+        return mb_error_set(err, MB_ERR_SHUTTING_DOWN, "the daemon is ending");
+    return MB_OK;
+}
+
+const char *
+reader_absence(const struct reader *r)
+{
+    return r->absence[0] != 0 ? r->absence : NULL;
+}
+
+const char *
+reader_name(const struct reader *r)
+{
+    return r->name;
+}
+
+const char *
+reader_path(const struct reader *r)
+{
+    return r->path;
+}
+
+const char *
+reader_file(const struct reader *r)
+{
+    const char *slash = strrchr(r->path, '/');
+
+    return slash != NULL ? slash + 1 : r->path;
+}
+
+const struct mb_decoder_info *
+reader_info(const struct reader *r)
+{
+    return mb_decoder_info(r->decoder);
+}
+
+const struct mb_tokenizer *
+reader_tokenizer(const struct reader *r)
+{
+    return r->tokenizer;
+}
+
+struct mb_engine *
+reader_engine(const struct reader *r)
+{
+    return r->engine;
+}
+
+size_t
+reader_n_head(const struct reader *r)
+{
+    return r->n_head;
+}
+
+const mb_token_id *
+reader_ends(const struct reader *r, size_t *n)
+{
+    *n = r->eos >= 0 ? 1 : 0;
+    return &r->eos;
+}
+
+void
+reader_fingerprint(struct reader *r, uint8_t out[READER_FINGERPRINT])
+{
+    (void)pthread_mutex_lock(&r->lock);
+    if (!r->has_fingerprint)
+        mb_gguf_fingerprint(r->gguf, r->fingerprint);
+    r->has_fingerprint = true;
+    memcpy(out, r->fingerprint, READER_FINGERPRINT);
+    (void)pthread_mutex_unlock(&r->lock);
+}
+
+mb_status
+reader_encode(const struct reader *r, struct mb_token_cache *cache, bool head,
+    struct mb_slice text, struct mb_buffer *out, struct mb_error *err)
+{
+    mb_token_id bos = mb_tokenizer_bos(r->tokenizer);
+    struct mb_buffer tokens;
+    mb_status st = MB_OK;
+
+    mb_buffer_init(&tokens, MAX_TOKEN_BYTES);
+    if (head && r->n_head > 0)
+        st = mb_buffer_append(out, &bos, sizeof bos);
+    if (st == MB_OK)
+        st = mb_tokenizer_encode(r->tokenizer, cache, text, &tokens, err);
+    for (size_t at = 0; at < tokens.size && st == MB_OK;
+         at += sizeof(struct mb_token)) {
+        struct mb_token t;
+
+        memcpy(&t, tokens.data + at, sizeof t);
+        st = mb_buffer_append(out, &t.id, sizeof t.id);
+    }
+    mb_buffer_fini(&tokens);
+    return st == MB_OK
+               ? st
+               : mb_error_set(err, st, "tokens of %zu bytes", text.size);
+}
