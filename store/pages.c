@@ -6,7 +6,8 @@
  * the paths to what was changed, and a page stays at its height above the
  * leaves. pages_diff walks both trees downwards, height by height, and drops
  * at each what they have in common; the cost goes with the change, not with
- * the size of the store.
+ * the size of the store. Each page is read once, and old leaves only where
+ * they may name overflow runs: reading is what a walk costs.
  *
  * Layout, all native little-endian. Page: number u64, pad u16, flags u16, then
  * lower u16 and upper u16 (bytes from the page's start: offsets of nodes lie
@@ -300,8 +301,9 @@ pages_size(const struct pages *p)
 static struct pages_tree
 tree_of(const uint8_t record[TREE_RECORD])
 {
-    struct pages_tree tree = {
-        .root = mb_get_le64(record + 40), .depth = mb_get_le16(record + 6)};
+    struct pages_tree tree = {.root = mb_get_le64(record + 40),
+        .n_overflow = mb_get_le64(record + 24),
+        .depth = mb_get_le16(record + 6)};
     return tree;
 }
 
@@ -363,31 +365,40 @@ struct diff {
     struct mb_slice table; /* name of the tree's table; empty: LMDB's own */
 };
 
-/* Children of all pages in `at`, or of leaves the overflow runs they name. */
+/* Read a page; its children, or of a leaf the overflow runs it names. */
+static mb_status
+take_page(struct pages *p, uint64_t number, bool leaf, struct numbers *out)
+{
+    mb_status st = read_page(p, number);
+    if (st != MB_OK)
+        return st;
+    if (((page_flags(p->page) & PAGE_LEAF) != 0) != leaf)
+        return MB_ERR_CORRUPT;
+    size_t n = page_n_nodes(p);
+    for (size_t k = 0; k < n; k++) {
+        struct node node = {0};
+        st = read_node(p, k, &node);
+        if (st == MB_OK && !leaf)
+            st = numbers_add(out, node.child);
+        else if (st == MB_OK && (node.flags & NODE_BIG) != 0)
+            st = numbers_add(out, mb_get_le64(node.data));
+        if (st != MB_OK)
+            return st;
+    }
+    return MB_OK;
+}
+
+/* The same of all pages in `at`. */
 static mb_status
 gather_below(
     struct pages *p, const struct numbers *at, bool leaves, struct numbers *out)
 {
+    mb_status st = MB_OK;
     out->n = 0;
-    for (size_t i = 0; i < at->n; i++) {
-        mb_status st = read_page(p, at->data[i]);
-        if (st != MB_OK)
-            return st;
-        if (((page_flags(p->page) & PAGE_LEAF) != 0) != leaves)
-            return MB_ERR_CORRUPT;
-        size_t n = page_n_nodes(p);
-        for (size_t k = 0; k < n; k++) {
-            struct node node = {0};
-            st = read_node(p, k, &node);
-            if (st == MB_OK && !leaves)
-                st = numbers_add(out, node.child);
-            else if (st == MB_OK && (node.flags & NODE_BIG) != 0)
-                st = numbers_add(out, mb_get_le64(node.data));
-            if (st != MB_OK)
-                return st;
-        }
+    for (size_t i = 0; st == MB_OK && i < at->n; i++) {
+        st = take_page(p, at->data[i], leaves, out);
     }
-    return MB_OK;
+    return st;
 }
 
 /* Tell of the keys in the branch page at hand. */
@@ -406,23 +417,26 @@ visit_separators(struct diff *d, uint32_t height)
     return MB_OK;
 }
 
-/* Tell of the new pages in `at`; their gap lies between lower and upper. */
+/* Tell of the new pages, p->at[1]; their gap lies between lower and upper. What
+ * is below them goes to p->below[1]. */
 static mb_status
-visit_written(struct diff *d, const struct numbers *at, uint32_t height)
+visit_written(struct diff *d, uint32_t height)
 {
-    for (size_t i = 0; i < at->n; i++) {
-        mb_status st = read_page(d->p, at->data[i]);
+    struct pages *p = d->p;
+    mb_status st = MB_OK;
+    p->below[1].n = 0;
+    for (size_t i = 0; st == MB_OK && i < p->at[1].n; i++) {
+        uint64_t number = p->at[1].data[i];
+        st = take_page(p, number, height == 1, &p->below[1]);
         if (st == MB_OK && height > 1 && d->table.size > 0 &&
             d->v->separator != NULL)
             st = visit_separators(d, height);
-        if (st != MB_OK)
-            return st;
-        st = d->v->written(d->v->arg, at->data[i], 1,
-            mb_get_le16(d->p->page + 12), mb_get_le16(d->p->page + 14));
-        if (st != MB_OK)
-            return st;
+        // Last, as the visitor may use p->page.
+        if (st == MB_OK)
+            st = d->v->written(d->v->arg, number, 1, mb_get_le16(p->page + 12),
+                mb_get_le16(p->page + 14));
     }
-    return MB_OK;
+    return st;
 }
 
 static mb_status
@@ -482,19 +496,22 @@ visit_runs(struct diff *d, const struct numbers *leaves)
     return MB_OK;
 }
 
+/* Overflow runs: p->below[1] has those that the new leaves name. */
 static mb_status
-diff_leaves(struct diff *d)
+diff_runs(struct diff *d, bool had_runs)
 {
     struct pages *p = d->p;
-    mb_status st = gather_below(p, &p->at[0], true, &p->below[0]);
-    if (st == MB_OK)
-        st = gather_below(p, &p->at[1], true, &p->below[1]);
+    mb_status st = MB_OK;
+    p->below[0].n = 0;
+    if (had_runs)
+        st = gather_below(p, &p->at[0], true, &p->below[0]);
     if (st == MB_OK)
         st = drop_common(p, &p->below[0], &p->below[1]);
-    if (st == MB_OK)
+    if (st == MB_OK && p->below[1].n > 0) {
         st = set_fill(&p->set, &p->below[1]);
-    if (st == MB_OK)
-        st = visit_runs(d, &p->at[1]);
+        if (st == MB_OK)
+            st = visit_runs(d, &p->at[1]);
+    }
     if (st == MB_OK)
         st = visit_gone(d, &p->below[0]);
     return st;
@@ -538,13 +555,13 @@ diff_tree(struct diff *d, struct pages_tree older, struct pages_tree newer)
         if (st == MB_OK)
             st = visit_gone(d, &p->at[0]);
         if (st == MB_OK)
-            st = visit_written(d, &p->at[1], height);
+            st = visit_written(d, height);
         if (st == MB_OK && height == 1)
-            return diff_leaves(d);
-        for (size_t i = 0; st == MB_OK && i < 2; i++) {
-            st = gather_below(p, &p->at[i], false, &p->below[i]);
-            swap_down(p, i);
-        }
+            return diff_runs(d, older.root != NO_PAGE && older.n_overflow > 0);
+        if (st == MB_OK)
+            st = gather_below(p, &p->at[0], false, &p->below[0]);
+        swap_down(p, 0);
+        swap_down(p, 1);
     }
     return st;
 }

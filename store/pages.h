@@ -18,6 +18,7 @@ struct pages;
 /* Root of a tree and its height in levels; root UINT64_MAX: empty. */
 struct pages_tree {
     uint64_t root;
+    uint64_t n_overflow; /* pages in overflow runs */
     uint32_t depth;
 };
 

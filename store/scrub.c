@@ -5,9 +5,10 @@
  * 1. Gaps become clean: the unused part of every page that a commit wrote is
  *    set to zero (LMDB builds pages in reused memory and moves nodes about in
  *    them, so remains of any row may stand there). Only new pages are looked at
- *    (pages_diff). It is put off for a moment, since most pages of a commit are
- *    replaced by the next when documents come one by one, and a page that is
- *    gone needs no cleaning; but not after a commit that erased.
+ *    (pages_diff). It is put off, since most pages of a commit are replaced by
+ *    the next when documents come one by one, and a page that is gone needs no
+ *    cleaning: for a moment, or after a commit that erased, until the writer
+ *    has nothing better to do.
  * 2. After a commit N that erased, all pages that were free by then are set to
  *    zero as soon as nobody can need them: a later commit has been made (else
  *    the older meta page still leads there after a crash), and every reader
@@ -25,6 +26,8 @@
  * shut in order, all gaps count as unknown, and the next scrub walks the whole
  * tree once. Of free pages nothing is known at start: pages are read before
  * they are written, so that costs reading only.
+ * All but the walk of the whole tree is done in slices of a few milliseconds,
+ * so that whoever comes meanwhile does not wait longer than that.
  * Invariants: the mark in meta goes in the transaction that saw all done; every
  * commit of this process is told to scrub_committed.
  * Threads: writer. */
@@ -35,15 +38,16 @@
 #include "pages.h"
 
 #define META_SCRUB "scrub"
-/* Free pages looked at in one slice. */
-#define SLICE_PAGES_BUSY 1024
-#define SLICE_PAGES_IDLE 16384
+/* Time of one slice, and the pages that it treats at least. */
+#define SLICE_BUSY_NS   3000000u
+#define SLICE_IDLE_NS   10000000u
+#define SLICE_MIN_PAGES 64
 /* A commit of more pages than this may have written and freed pages that its
  * tree does not show: forget what we know. */
 #define BIG_COMMIT_PAGES 32768
 /* Gaps that may wait, and the slots of their table (a power of two). */
-#define MAX_GAPS  8192
-#define GAP_SLOTS 32768u
+#define MAX_GAPS  16384
+#define GAP_SLOTS 65536u
 /* Pause after which gaps are cleaned, and before a reader is asked after
  * again. */
 #define GAP_WAIT_MS    50
@@ -82,14 +86,16 @@ struct scrub {
     struct gap *gaps;   /* (GAP_SLOTS) open addressing by page */
     size_t n_gaps;
     size_t n_slots_used; /* dead ones too */
+    size_t next_slot;    /* where cleaning goes on */
     uint8_t *zeroed;     /* bit by page: free and zero */
     uint64_t n_zeroed;   /* bits there is room for */
     struct stale *stale;
     size_t n_stale;
-    size_t max_stale;    /* there is room for */
-    struct kv_txn *look; /* to look keys up while pages are walked */
-    uint64_t n_new;      /* pages of the commit at hand */
-    size_t budget;       /* of the slice at hand */
+    size_t max_stale;      /* there is room for */
+    struct kv_txn *look;   /* to look keys up while pages are walked */
+    uint64_t n_new;        /* pages of the commit at hand */
+    uint64_t slice_end_ns; /* of the slice at hand */
+    size_t slice_n;        /* pages that it has treated */
 };
 
 /* ---- which free pages are known to be zero ---- */
@@ -130,6 +136,22 @@ zeroed_set(struct scrub *s, uint64_t page)
     s->zeroed[page / 8] |= (uint8_t)(1u << (page % 8));
 }
 
+/* ---- slices ---- */
+
+static void
+slice_begin(struct scrub *s, bool busy)
+{
+    s->slice_end_ns = mb_clock_ns() + (busy ? SLICE_BUSY_NS : SLICE_IDLE_NS);
+    s->slice_n = 0;
+}
+
+/* Asked before each page is treated. */
+static bool
+slice_is_over(struct scrub *s)
+{
+    return ++s->slice_n > SLICE_MIN_PAGES && mb_clock_ns() >= s->slice_end_ns;
+}
+
 /* ---- gaps ---- */
 
 static void
@@ -140,6 +162,7 @@ gaps_clear(struct scrub *s)
     }
     s->n_gaps = 0;
     s->n_slots_used = 0;
+    s->next_slot = 0;
 }
 
 /* Slot of a page, or the free one where its search ends. */
@@ -154,21 +177,24 @@ gaps_find(const struct scrub *s, uint64_t page)
     return &s->gaps[i];
 }
 
-/* Clean all gaps that wait. */
+/* Clean gaps that wait, all or as many as the slice has time for. */
 static mb_status
-gaps_flush(struct scrub *s)
+gaps_flush(struct scrub *s, bool all)
 {
-    for (size_t i = 0; s->n_gaps > 0 && i < GAP_SLOTS; i++) {
-        struct gap *g = &s->gaps[i];
+    for (; s->n_gaps > 0; s->next_slot = (s->next_slot + 1) % GAP_SLOTS) {
+        struct gap *g = &s->gaps[s->next_slot];
         if (g->page >= SLOT_DEAD)
             continue;
+        if (!all && slice_is_over(s))
+            return MB_OK;
         mb_status st = pages_zero(s->pages, g->page, g->start, g->end);
         if (st != MB_OK)
             return st;
         g->page = SLOT_DEAD;
         s->n_gaps--;
     }
-    gaps_clear(s);
+    if (s->n_slots_used > 0)
+        gaps_clear(s);
     return MB_OK;
 }
 
@@ -184,7 +210,7 @@ page_written(
     if (gap_start == gap_end)
         return MB_OK;
     if (s->n_slots_used >= GAP_SLOTS / 2 || s->n_gaps >= MAX_GAPS) {
-        mb_status st = gaps_flush(s);
+        mb_status st = gaps_flush(s, true);
         if (st != MB_OK)
             return st;
     }
@@ -383,8 +409,6 @@ see_commit(struct scrub *s, bool erased, bool keys)
         st = take_gaps(s, metas, keys);
     kv_abort(s->look);
     s->look = NULL;
-    if (st == MB_OK && erased)
-        st = gaps_flush(s);
     if (st == MB_ERR_NOMEM || st == MB_ERR_BUSY) // memory, or reader slots
         forget(s);
     else if (st != MB_OK)
@@ -405,9 +429,8 @@ clean_free(void *arg, uint64_t txn, uint64_t page)
     struct scrub *s = arg;
     if (txn > s->erase_txn || zeroed_has(s, page))
         return MB_OK;
-    if (s->budget == 0)
+    if (slice_is_over(s))
         return MB_ERR_CANCELLED;
-    s->budget--;
     mb_status st = pages_zero(s->pages, page, 0, pages_size(s->pages));
     if (st == MB_OK)
         zeroed_set(s, page);
@@ -455,7 +478,7 @@ clean_slice(struct scrub *s, bool *done)
     }
     // Also of the pages that this commit replaces: they are free after it.
     if (st == MB_OK)
-        st = gaps_flush(s);
+        st = gaps_flush(s, true);
     if (st == MB_OK)
         st = pages_free_list(s->pages, &metas[1], clean_free, s);
     *done = st == MB_OK;
@@ -471,53 +494,65 @@ clean_slice(struct scrub *s, bool *done)
     if (st == MB_OK)
         scrub_committed(s, false);
     if (st == MB_OK && s->pages != NULL)
-        st = gaps_flush(s);
+        st = gaps_flush(s, true);
+    return st;
+}
+
+/* A slice of what an erasing commit left to do. */
+static mb_status
+pending_slice(struct scrub *s, bool busy, bool *more)
+{
+    struct pages_meta metas[2];
+    bool done = false;
+    mb_status st;
+    *more = true;
+    if (s->n_stale > 0)
+        return replace_stale(s, busy);
+    st = gaps_flush(s, false);
+    if (st != MB_OK || s->n_gaps > 0)
+        return st;
+    st = pages_metas(s->pages, metas);
+    if (st == MB_OK && metas[1].txn <= s->erase_txn) {
+        if (busy)
+            return MB_OK; // those who wait will commit soon
+        st = empty_commit(s);
+    }
+    if (st != MB_OK || s->pages == NULL)
+        return st;
+    if (kv_oldest_reader(s->kv) <= s->erase_txn) {
+        *more = false;
+        return MB_OK;
+    }
+    st = clean_slice(s, &done);
+    if (st == MB_OK && done) {
+        *more = false;
+        s->pending = false;
+        mb_log(MB_LOG_DEBUG, "store.scrubbed", "txn=%llu",
+            (unsigned long long)s->erase_txn);
+    }
     return st;
 }
 
 bool
 scrub_slice(struct scrub *s, bool busy, bool idle)
 {
-    struct pages_meta metas[2];
-    bool done = false;
+    bool more = false;
+    mb_status st = MB_OK;
     if (s->pages == NULL)
         return false;
-    if (!s->pending) {
-        mb_status st = idle ? gaps_flush(s) : MB_OK;
-        if (st != MB_OK)
-            give_up(s, st);
-        return false;
-    }
-    mb_status st = MB_OK;
-    if (s->n_stale > 0) {
-        st = replace_stale(s, busy);
-        if (st == MB_OK)
-            return s->pages != NULL;
+    slice_begin(s, busy);
+    if (s->pending) {
+        st = pending_slice(s, busy, &more);
+    } else if (idle) {
+        st = gaps_flush(s, false);
+        more = s->n_gaps > 0;
     }
     if (st == MB_OK)
-        st = pages_metas(s->pages, metas);
-    if (st == MB_OK && metas[1].txn <= s->erase_txn) {
-        if (busy)
-            return true; // those who wait will commit soon
-        st = empty_commit(s);
-    }
-    if (st == MB_OK && kv_oldest_reader(s->kv) <= s->erase_txn)
-        return false;
-    s->budget = busy ? SLICE_PAGES_BUSY : SLICE_PAGES_IDLE;
-    if (st == MB_OK)
-        st = clean_slice(s, &done);
-    if (st != MB_OK) {
-        // A full disk and short memory pass; then it goes on.
-        if (st != MB_ERR_NO_SPACE && st != MB_ERR_NOMEM)
-            give_up(s, st);
-        return false;
-    }
-    if (done) {
-        s->pending = false;
-        mb_log(MB_LOG_DEBUG, "store.scrubbed", "txn=%llu",
-            (unsigned long long)s->erase_txn);
-    }
-    return !done;
+        return more && s->pages != NULL;
+    // A full disk and short memory pass; then it goes on.
+    if (st != MB_ERR_NO_SPACE && st != MB_ERR_NOMEM)
+        give_up(s, st);
+    return false;
 }
 
 /* ---- the rest ---- */
@@ -571,7 +606,7 @@ scrub_free(struct scrub *s)
     if (s == NULL)
         return;
     if (s->pages != NULL && !s->gaps_unknown && s->n_stale == 0 &&
-        gaps_flush(s) == MB_OK)
+        gaps_flush(s, true) == MB_OK)
         kv_mark_shut(s->kv);
     pages_close(s->pages);
     mb_free(s->stale);

@@ -10,7 +10,8 @@
  *
  * Between batches the thread erases a slice of a dropped collection, and
  * overwrites deleted bytes in the file (scrub.c); with nothing queued it goes
- * on with that until done.
+ * on with that until done. The scrub must see each commit before the next one
+ * begins, but those who wait for a commit are told first.
  *
  * Invariants: an operation is the writer's from submit until its `done` is
  * called; `done` is called once, after the commit; the queue is first in,
@@ -53,15 +54,28 @@ struct writer {
     struct scrub *scrub;
     bool dropping;
     bool drop_waits; /* it failed: to be gone on with after a commit */
+    bool unseen;     /* the scrub has not seen the last commit */
+    bool unseen_erased;
 };
 
 /* ---- one transaction ---- */
+
+/* Show the last commit to the scrub. */
+static void
+see_commit(struct writer *wr)
+{
+    if (!wr->unseen)
+        return;
+    wr->unseen = false;
+    scrub_committed(wr->scrub, wr->unseen_erased);
+}
 
 static mb_status
 txn_begin(struct writer *wr, struct mb_error *err)
 {
     struct wtxn *w = &wr->w;
     MB_ASSERT(w->colls == NULL);
+    see_commit(wr);
     w->erased = false;
     w->changed = false;
     w->dropped = false;
@@ -108,13 +122,14 @@ txn_commit(struct writer *wr, struct mb_error *err)
     txn_end(wr, st == MB_OK);
     if (st != MB_OK)
         return st;
-    scrub_committed(wr->scrub, erased);
+    wr->unseen = true;
+    wr->unseen_erased = erased;
     wr->dropping = wr->dropping || dropped || wr->drop_waits;
     wr->drop_waits = false;
     pthread_mutex_lock(&wr->lock);
     wr->stats.n_commits++;
     wr->stats.last_commit_us = (mb_clock_ns() - start) / 1000;
-    wr->stats.scrub_pending = scrub_is_pending(wr->scrub);
+    wr->stats.scrub_pending = wr->stats.scrub_pending || erased;
     pthread_mutex_unlock(&wr->lock);
     return MB_OK;
 }
@@ -262,8 +277,10 @@ drop_slice(struct writer *wr, size_t max)
 static bool
 work_in_pause(struct writer *wr, bool busy, bool idle)
 {
+    see_commit(wr);
     if (wr->dropping) {
         drop_slice(wr, busy ? DROP_ROWS_BUSY : DROP_ROWS_IDLE);
+        see_commit(wr);
         return true;
     }
     bool more = scrub_slice(wr->scrub, busy, idle);
