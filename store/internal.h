@@ -23,6 +23,16 @@ struct mb_snapshot {
     struct text_unpacker *unpacker; /* taken from the store when needed */
 };
 
+/* A snapshot of the same state for the helper's thread; end it as any. Errors:
+ * STALE, BUSY, NOMEM: do without. */
+MB_MUST_USE mb_status snapshot_twin(
+    const struct mb_snapshot *snap, struct mb_snapshot **out);
+/* Call fn(arg, 0) and fn(arg, 1), at the same time if the helper is free. */
+void snapshot_both(
+    const struct mb_snapshot *snap, void (*fn)(void *arg, size_t i), void *arg);
+/* Is there a helper? */
+bool snapshot_has_helper(const struct mb_snapshot *snap);
+
 /* mb_segment_get by a cursor in KV_SEGMENTS: for many segments in rising order.
  * Says nothing of the cause. Errors: NOT_FOUND, CORRUPT, IO. */
 MB_MUST_USE mb_status segment_find(struct kv_cursor *c, mb_collection_id coll,

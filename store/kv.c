@@ -587,6 +587,37 @@ kv_begin(struct kv *kv, bool write, struct kv_txn **out, struct mb_error *err)
 }
 
 mb_status
+kv_begin_twin(const struct kv_txn *txn, struct kv_txn **out)
+{
+    struct kv *kv = txn->kv;
+    struct kv_txn *twin = mb_calloc(1, sizeof(*twin));
+    if (twin == NULL)
+        return MB_ERR_NOMEM;
+    twin->kv = kv;
+    // Who grows the map waits for txn to end: waiting for him would be for ever.
+    pthread_mutex_lock(&kv->gate);
+    mb_status st = kv->growing ? MB_ERR_BUSY : MB_OK;
+    if (st == MB_OK)
+        kv->n_txns++;
+    pthread_mutex_unlock(&kv->gate);
+    if (st != MB_OK) {
+        mb_free(twin);
+        return st;
+    }
+    if (mdb_txn_begin(kv->env, NULL, MDB_RDONLY, &twin->txn) != 0) {
+        mb_free(twin);
+        gate_leave(kv);
+        return MB_ERR_BUSY;
+    }
+    if (kv_txn_id(twin) != kv_txn_id(txn)) {
+        kv_abort(twin);
+        return MB_ERR_STALE;
+    }
+    *out = twin;
+    return MB_OK;
+}
+
+mb_status
 kv_commit(struct kv_txn *txn, struct mb_error *err)
 {
     struct kv *kv = txn->kv;

@@ -65,6 +65,10 @@ uint64_t kv_oldest_reader(struct kv *kv);
 
 MB_MUST_USE mb_status kv_begin(
     struct kv *kv, bool write, struct kv_txn **out, struct mb_error *err);
+/* A second reader of the very state that txn reads, for another thread. Never
+ * waits. Errors: STALE (there is a newer state), BUSY, NOMEM: do without. */
+MB_MUST_USE mb_status kv_begin_twin(
+    const struct kv_txn *txn, struct kv_txn **out);
 /* Ends txn in any case. Errors: NO_SPACE, IO: nothing was kept then. */
 MB_MUST_USE mb_status kv_commit(struct kv_txn *txn, struct mb_error *err);
 void kv_abort(struct kv_txn *txn);

@@ -52,6 +52,7 @@ struct mb_store_options {
      * a store made with another is refused (MISMATCH). All zero: take any. */
     uint8_t tokenizer[16];
     size_t max_queued_ops; /* 0: 1,024 */
+    bool helper;           /* start a thread for mb_query.helped */
 };
 
 /* Errors: NOT_FOUND (no store and not create), LOCKED (another writer), IO,
@@ -351,6 +352,9 @@ struct mb_query {
     bool exact;                    /* dense: scan all leaves */
     uint32_t nprobe;       /* dense: leaves to scan; 0: the measured default */
     bool one_per_document; /* best segment of each document only */
+    /* Hybrid: halve the time by the store's helper thread. For a query that is
+     * alone: among many at once the handing over is only lost. */
+    bool helped;
 };
 
 struct mb_hit {

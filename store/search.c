@@ -13,14 +13,18 @@
  * with those of an exact scan in 99.9% then, and the time falls by a tenth.
  *
  * What costs time: the two searches, and for short segments the scores of the
- * neighbours. Full segments inherit nothing (fusion_reach), and then nothing
- * of it is read.
+ * neighbours. A query that is alone (mb_query.helped) has them done by two
+ * threads: each step's dense half goes to the store's helper, unless this
+ * thread is done with its own before the helper wakes. A transaction is for one
+ * thread, so the helper has a twin, which sees the same state or is not made.
+ * Full segments inherit nothing (fusion_reach), and then nothing of it is read.
  *
  * One hit a document: a long document may fill the lists, so they are taken
  * longer until there are enough documents or no more segments.
  * Invariants: hits are live segments that pass the filter, score falling, ties
  * by segment number; hybrid's best hits do not depend on k.
- * Threads: any, each its own snapshot and arena. */
+ * Threads: any, each its own snapshot and arena; of struct search the helper
+ * touches `vectors`, `dense`, `n_dense` and the rows' `dense` alone. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +33,17 @@
 
 /* How much longer the lists become when documents are missing. */
 #define WIDEN_FACTOR 4
+/* Handing over costs about as much as a search among so few segments. */
+#define HELP_SEGMENTS 5000
+/* Most memory for the helper's half. */
+#define HELP_BYTES ((size_t)256 << 20)
+
+/* What one thread works with. */
+struct lane {
+    struct mb_snapshot *snap;
+    struct mb_arena *arena;
+    struct mb_error *err;
+};
 
 struct search {
     struct mb_snapshot *snap;
@@ -36,11 +51,16 @@ struct search {
     const struct mb_collection *coll;
     struct mb_arena *arena;
     struct mb_error *err;
+    /* Of what is dense: the same three, or with `twin` a helper's own. */
+    struct lane vectors;
+    struct mb_snapshot *twin;
+    struct mb_error twin_err;
     struct bitset filter;
     const struct bitset *set; /* &filter, or NULL: all */
     bool has_vector;
     /* Best of each index, at most `wanted` each. */
     size_t wanted;
+    bool is_part; /* words bring hits as well */
     struct candidate *lexical;
     size_t n_lexical;
     struct candidate *dense;
@@ -54,6 +74,12 @@ static mb_status
 no_memory(const struct search *s)
 {
     return mb_error_set(s->err, MB_ERR_NOMEM, "search: out of memory");
+}
+
+static struct lane
+own_lane(const struct search *s)
+{
+    return (struct lane){s->snap, s->arena, s->err};
 }
 
 /* ---- candidates ---- */
@@ -101,14 +127,15 @@ search_dense(struct search *s)
         .k = s->wanted,
         .exact = s->q->exact,
         .nprobe = s->q->nprobe,
-        .is_part = s->q->mode == MB_SEARCH_HYBRID && s->n_lexical > 0};
+        .is_part = s->is_part};
     struct dense_result result;
     mb_status st;
 
     s->n_dense = 0;
     if (!s->has_vector)
         return MB_OK;
-    st = dense_search(s->snap, s->coll, &q, s->arena, &result, s->err);
+    st = dense_search(s->vectors.snap, s->coll, &q, s->vectors.arena, &result,
+        s->vectors.err);
     if (st == MB_OK) {
         s->dense = result.hits;
         s->n_dense = result.n;
@@ -279,17 +306,18 @@ find_documents(struct search *s)
     return st;
 }
 
-/* Read the scores that the lists did not bring. */
+/* Read the scores that the lists did not bring. Touches no other field. */
 static mb_status
 score_rows(struct search *s, bool dense)
 {
-    mb_segno *segnos = mb_arena_alloc(s->arena, (s->n_rows + 1) * 4);
-    float *scores = mb_arena_alloc(s->arena, (s->n_rows + 1) * 4);
+    struct lane lane = dense ? s->vectors : own_lane(s);
+    mb_segno *segnos = mb_arena_alloc(lane.arena, (s->n_rows + 1) * 4);
+    float *scores = mb_arena_alloc(lane.arena, (s->n_rows + 1) * 4);
     size_t n = 0;
     mb_status st = MB_OK;
 
     if (segnos == NULL || scores == NULL)
-        return no_memory(s);
+        return mb_error_set(lane.err, MB_ERR_NOMEM, "search: out of memory");
     for (size_t i = 0; i < s->n_rows; i++) {
         if (isnan(dense ? s->rows[i].dense : s->rows[i].lexical))
             segnos[n++] = s->rows[i].segno;
@@ -297,11 +325,11 @@ score_rows(struct search *s, bool dense)
     for (size_t i = 0; i < n; i++)
         scores[i] = dense ? NAN : 0;
     if (dense && s->has_vector) {
-        st = dense_score(s->snap, s->coll, s->q->vector, s->q->dim, segnos, n,
-            scores, s->err);
+        st = dense_score(lane.snap, s->coll, s->q->vector, s->q->dim, segnos, n,
+            scores, lane.err);
     } else if (!dense && s->n_lexical > 0) {
-        st = lex_score(s->snap, s->coll, s->q->terms, s->q->n_terms, segnos, n,
-            s->arena, scores, s->err);
+        st = lex_score(lane.snap, s->coll, s->q->terms, s->q->n_terms, segnos,
+            n, lane.arena, scores, lane.err);
     }
     n = 0;
     for (size_t i = 0; st == MB_OK && i < s->n_rows; i++) {
@@ -311,6 +339,77 @@ score_rows(struct search *s, bool dense)
             *score = scores[n++];
     }
     return st;
+}
+
+/* ---- two at once ---- */
+
+/* The lexical and the dense half of a step. */
+struct halves {
+    struct search *s;
+    mb_status (*half)(struct search *s, bool dense);
+    mb_status st[2];
+};
+
+static void
+run_half(void *arg, size_t dense)
+{
+    struct halves *h = arg;
+
+    h->st[dense] = h->half(h->s, dense != 0);
+}
+
+static mb_status
+search_half(struct search *s, bool dense)
+{
+    return dense ? search_dense(s) : search_lexical(s);
+}
+
+/* Both halves, by two threads if there is a twin. */
+static mb_status
+both(struct search *s, mb_status (*half)(struct search *s, bool dense))
+{
+    struct halves h = {.s = s, .half = half};
+
+    if (s->twin == NULL) {
+        mb_status st = half(s, false);
+
+        return st == MB_OK ? half(s, true) : st;
+    }
+    snapshot_both(s->snap, run_half, &h);
+    if (h.st[0] != MB_OK)
+        return h.st[0];
+    if (h.st[1] != MB_OK)
+        return mb_error_set(s->err, h.st[1], "%s", s->twin_err.text);
+    return MB_OK;
+}
+
+/* Get what a helper needs. Without it all is done here. */
+static void
+ask_help(struct search *s)
+{
+    struct mb_arena *arena;
+
+    if (!s->q->helped || s->q->mode != MB_SEARCH_HYBRID || !s->has_vector ||
+        s->q->n_terms == 0 || s->coll->n_segments < HELP_SEGMENTS ||
+        !snapshot_has_helper(s->snap))
+        return;
+    arena = mb_arena_new(HELP_BYTES);
+    if (arena == NULL)
+        return;
+    if (snapshot_twin(s->snap, &s->twin) != MB_OK) {
+        mb_arena_free(arena);
+        return;
+    }
+    s->vectors = (struct lane){s->twin, arena, &s->twin_err};
+}
+
+static void
+end_help(struct search *s)
+{
+    if (s->twin == NULL)
+        return;
+    mb_snapshot_end(s->twin);
+    mb_arena_free(s->vectors.arena);
 }
 
 /* ---- hits ---- */
@@ -463,10 +562,14 @@ hybrid_hits(struct search *s, struct mb_hit **out, size_t *n)
         .n_terms = s->q->n_terms,
         .is_folded = s->coll->settings.embedding == MB_EMBED_LSA};
     double tokens, reach, kinship = 0;
-    mb_status st = search_lexical(s);
+    mb_status st;
 
-    if (st == MB_OK)
+    s->is_part = s->q->n_terms > 0;
+    st = both(s, search_half);
+    if (st == MB_OK && s->is_part && s->n_lexical == 0) {
+        s->is_part = false; // none of the words is known
         st = search_dense(s);
+    }
     if (st == MB_OK)
         st = best_size(s, &tokens);
     if (st != MB_OK)
@@ -482,9 +585,7 @@ hybrid_hits(struct search *s, struct mb_hit **out, size_t *n)
     if (st == MB_OK && reach > 0)
         st = find_documents(s);
     if (st == MB_OK)
-        st = score_rows(s, false);
-    if (st == MB_OK)
-        st = score_rows(s, true);
+        st = both(s, score_rows);
     if (st != MB_OK)
         return st;
     if (reach > 0)
@@ -551,7 +652,8 @@ mb_search(struct mb_snapshot *snap, const struct mb_query *query,
         .q = query,
         .coll = query->coll,
         .arena = arena,
-        .err = err};
+        .err = err,
+        .vectors = {snap, arena, err}};
     struct mb_hit *found = NULL;
     size_t n_found = 0;
     mb_status st = MB_OK;
@@ -566,8 +668,11 @@ mb_search(struct mb_snapshot *snap, const struct mb_query *query,
     if (st != MB_OK)
         return st;
     if (query->k > 0 && s.coll->n_segments > 0 &&
-        (s.set == NULL || s.set->n_set > 0))
+        (s.set == NULL || s.set->n_set > 0)) {
+        ask_help(&s);
         st = find_hits(&s, &found, &n_found);
+        end_help(&s);
+    }
     if (st == MB_OK && query->mode != MB_SEARCH_HYBRID)
         st = complete_hits(&s, query->mode == MB_SEARCH_DENSE, found, n_found);
     if (st != MB_OK)

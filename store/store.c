@@ -168,6 +168,8 @@ mb_store_open(const char *path, const struct mb_store_options *opt,
             opt->max_queued_ops != 0 ? opt->max_queued_ops : DEFAULT_QUEUED_OPS;
         st = writer_start(store, max, &store->writer, err);
     }
+    if (st == MB_OK && opt->helper && mb_cpu_count() > 1)
+        st = mb_pool_new(&store->helper, "mb-help", 1, 1);
     if (st != MB_OK)
         goto out;
     mb_log(MB_LOG_INFO, "store.open", "read_only=%d us=%llu",
@@ -186,6 +188,7 @@ mb_store_close(struct mb_store *store)
     if (store == NULL)
         return;
     writer_stop(store->writer);
+    mb_pool_free(store->helper);
     dense_cache_free(store->dense);
     pool_free(store->pool);
     kv_close(store->kv);
@@ -222,6 +225,38 @@ mb_snapshot_end(struct mb_snapshot *snap)
     if (snap->unpacker != NULL)
         store_unpacker_give(snap->store, snap->unpacker);
     mb_free(snap);
+}
+
+/* ---- the helper ---- */
+
+bool
+snapshot_has_helper(const struct mb_snapshot *snap)
+{
+    return snap->store->helper != NULL;
+}
+
+mb_status
+snapshot_twin(const struct mb_snapshot *snap, struct mb_snapshot **out)
+{
+    struct mb_snapshot *twin = mb_calloc(1, sizeof(*twin));
+    if (twin == NULL)
+        return MB_ERR_NOMEM;
+    twin->store = snap->store;
+    twin->dense = snap->dense;
+    mb_status st = kv_begin_twin(snap->txn, &twin->txn);
+    if (st != MB_OK) {
+        mb_free(twin);
+        return st;
+    }
+    *out = twin;
+    return MB_OK;
+}
+
+void
+snapshot_both(
+    const struct mb_snapshot *snap, void (*fn)(void *arg, size_t i), void *arg)
+{
+    mb_pool_for(snap->store->helper, 2, fn, arg);
 }
 
 /* ---- operations ---- */

@@ -15,6 +15,7 @@ struct mb_store {
     struct writer *writer; /* NULL when read-only */
     struct dense_cache *dense;
     struct store_pool *pool; /* idle unpackers */
+    struct mb_pool *helper;  /* one thread, or NULL */
 };
 
 /* A zstd context for a snapshot, from the idle ones or new; given back when
