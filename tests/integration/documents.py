@@ -268,10 +268,18 @@ def check_settings(help_text, config):
               settings.get(name) == value)
 
 
+def check_example():
+    m = re.search(r"`(client/examples/example\.c)` is (\d+) lines",
+                  read("README.md"))
+    check("the README tells the example's length", m and
+          len(read(m[1]).splitlines()) == int(m[2]) < 60)
+
+
 def main():
     helps = {p: subprocess.run([path, "--help"], check=True, text=True,
                                capture_output=True).stdout
              for p, path in paths.items()}
+    check_example()
     check_options(helps)
     check_settings(helps["membankd"], subprocess.run(
         [paths["membankd"], "--print-config"], check=True, text=True,
