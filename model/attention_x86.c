@@ -118,6 +118,32 @@ scale_rows(float *z, const float *scales)
 
 /* ---- few ---- */
 
+/* Lines of memory that will be read later, asked for a few at a time while
+ * something else is computed: slices lie apart, so that hardware does not fetch
+ * ahead from one to the next. `p` NULL: none. */
+struct ahead {
+    const char *p;
+    const char *end;
+    size_t step; /* bytes at a time */
+};
+
+INLINE struct ahead
+ahead_of(const uint8_t *p, size_t bytes, size_t n_times)
+{
+    size_t step = (bytes / n_times + 63) / 64 * 64;
+    return (struct ahead){(const char *)p, (const char *)p + bytes, step};
+}
+
+INLINE void
+fetch_some(struct ahead *ahead)
+{
+    const char *stop = ahead->p + ahead->step;
+    if (stop > ahead->end)
+        stop = ahead->end;
+    for (; ahead->p < stop; ahead->p += 64)
+        _mm_prefetch(ahead->p, _MM_HINT_T0);
+}
+
 /* Accumulators that are in use at a time: enough to hide the latency of an
  * addition, few enough for sixteen registers. */
 #define CHAINS 8
@@ -125,7 +151,7 @@ scale_rows(float *z, const float *scales)
 /* z (n, 64) = q (n, head_dim) x keys; n is a constant, 1, 2 or 4. */
 TARGET INLINE void
 few_logits(mb_cache_type type, size_t head_dim, const uint8_t *keys,
-    const float *q, size_t n, float *z)
+    const float *q, size_t n, struct ahead ahead, float *z)
 {
     size_t width = CHAINS / n; // registers of eight rows
     for (size_t r = 0; r < ROWS; r += 8 * width) {
@@ -135,6 +161,7 @@ few_logits(mb_cache_type type, size_t head_dim, const uint8_t *keys,
             sum[c] = _mm256_setzero_ps();
         for (size_t j = 0; j < head_dim; j++) {
             __m256 x[4];
+            fetch_some(&ahead);
 #pragma GCC unroll 8
             for (size_t i = 0; i < n; i++)
                 x[i] = _mm256_broadcast_ss(q + i * head_dim + j);
@@ -159,7 +186,7 @@ few_logits(mb_cache_type type, size_t head_dim, const uint8_t *keys,
 TARGET INLINE void
 few_values_at(mb_cache_type type, size_t head_dim, const uint8_t *values,
     const float *w, const float *keep, size_t rows, size_t n, size_t j,
-    size_t width, float *o)
+    size_t width, struct ahead *ahead, float *o)
 {
     __m256 sum[CHAINS];
 #pragma GCC unroll 8
@@ -172,6 +199,7 @@ few_values_at(mb_cache_type type, size_t head_dim, const uint8_t *values,
     }
     for (size_t r = 0; r < rows; r++) {
         __m256 x[4];
+        fetch_some(ahead);
 #pragma GCC unroll 8
         for (size_t i = 0; i < n; i++)
             x[i] = _mm256_broadcast_ss(w + i * ROWS + r);
@@ -194,24 +222,29 @@ few_values_at(mb_cache_type type, size_t head_dim, const uint8_t *values,
 
 TARGET INLINE void
 few_values(mb_cache_type type, size_t head_dim, const uint8_t *values,
-    const float *w, const float *keep, size_t rows, size_t n, float *o)
+    const float *w, const float *keep, size_t rows, size_t n,
+    struct ahead ahead, float *o)
 {
     size_t width = n == 4 ? 2 : 4;
     size_t j = 0;
     for (; j + 8 * width <= head_dim; j += 8 * width)
-        few_values_at(type, head_dim, values, w, keep, rows, n, j, width, o);
+        few_values_at(
+            type, head_dim, values, w, keep, rows, n, j, width, &ahead, o);
     for (; j < head_dim; j += 8)
-        few_values_at(type, head_dim, values, w, keep, rows, n, j, 1, o);
+        few_values_at(
+            type, head_dim, values, w, keep, rows, n, j, 1, &ahead, o);
 }
 
 TARGET INLINE void
-few_block(struct slice_shape shape, const uint8_t *slice, size_t rows,
-    const float *q, size_t n, struct partial *to, size_t first)
+few_block(struct slice_shape shape, const uint8_t *slice, const uint8_t *next,
+    size_t rows, const float *q, size_t n, struct partial *to, size_t first)
 {
+    size_t half = cache_slice_bytes(shape.type, shape.head_dim) / 2;
     const uint8_t *values = values_of(shape, slice);
     float z[4 * ROWS];
     float keep[4];
-    few_logits(shape.type, shape.head_dim, slice, q, n, z);
+    few_logits(shape.type, shape.head_dim, slice, q, n,
+        ahead_of(values, half, shape.head_dim * n * ROWS / (8 * CHAINS)), z);
     for (size_t i = 0; i < n; i++) {
         if (shape.type == MB_CACHE_Q8_0)
             scale_rows(z + i * ROWS, scales_of(shape, slice));
@@ -221,7 +254,7 @@ few_block(struct slice_shape shape, const uint8_t *slice, size_t rows,
             scale_rows(z + i * ROWS, scales_of(shape, values));
     }
     few_values(shape.type, shape.head_dim, values, z, keep, rows, n,
-        to->o + first * shape.head_dim);
+        ahead_of(next, next ? half : 0, ROWS), to->o + first * shape.head_dim);
 }
 
 /* The compiler makes one version for each type and number of queries. */
@@ -230,19 +263,20 @@ few_block(struct slice_shape shape, const uint8_t *slice, size_t rows,
         const uint8_t *const *slices, size_t n_slices, size_t last_rows,       \
         const float *q, size_t n, struct partial *to)                          \
     {                                                                          \
+        size_t dim = shape.head_dim;                                           \
         shape.type = (cache_type);                                             \
         for (size_t s = 0; s < n_slices; s++) {                                \
-            size_t rows = s + 1 == n_slices ? last_rows : ROWS;                \
+            bool is_last = s + 1 == n_slices;                                  \
+            size_t rows = is_last ? last_rows : ROWS;                          \
+            const uint8_t *x = slices[s];                                      \
+            const uint8_t *next = is_last ? NULL : slices[s + 1];              \
             size_t i = 0;                                                      \
             for (; i + 4 <= n; i += 4)                                         \
-                few_block(                                                     \
-                    shape, slices[s], rows, q + i * shape.head_dim, 4, to, i); \
+                few_block(shape, x, next, rows, q + i * dim, 4, to, i);        \
             for (; i + 2 <= n; i += 2)                                         \
-                few_block(                                                     \
-                    shape, slices[s], rows, q + i * shape.head_dim, 2, to, i); \
+                few_block(shape, x, next, rows, q + i * dim, 2, to, i);        \
             if (i < n)                                                         \
-                few_block(                                                     \
-                    shape, slices[s], rows, q + i * shape.head_dim, 1, to, i); \
+                few_block(shape, x, next, rows, q + i * dim, 1, to, i);        \
         }                                                                      \
     }
 
