@@ -159,6 +159,7 @@ open_store(struct daemon *d, struct mb_error *err)
         .create = true,
         .map_bytes = cfg->map_bytes,
         .max_queued_ops = MAX_QUEUED_OPS,
+        .helper = true,
     };
 
     mb_tokenizer_fingerprint(d->tokenizer, opt.tokenizer);

@@ -37,6 +37,8 @@ finder_prepare(const struct finder *f, struct mb_slice text, struct mb_query *q,
     mb_status st = MB_OK;
 
     q->coll = &f->coll;
+    // Answered on mb-io: nobody else waits.
+    q->helped = f->w == &f->c->d->io_worker;
     q->coverage = 1;
     if (text.size > FINDER_MAX_TEXT)
         return mb_error_set(&c->err, MB_ERR_TOO_LARGE,
