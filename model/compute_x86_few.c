@@ -91,41 +91,60 @@ row_q_0(tensor_type type, const uint8_t *w, const struct group *g, size_t n,
 
 /* ---- types with scales in a block of 256 ---- */
 
-/* Block b, of which the factor is factor[8 i + b % 8] for row i. */
+/* Factors of the eight blocks for each row, w_scale * x_scale. It takes long
+ * until they are there (bits to integers to floats, through memory): each block
+ * of 256 prepares those of the next, so that nothing waits. */
+struct factors {
+    float of[GROUP][8];
+};
+
+/* Block b of n rows, the `part`th of eight. */
 AVX2 INLINE void
-add_part(struct words w, const float *factor, const struct group *g, size_t b,
-    size_t n, __m256 *acc)
+add_part(struct words w, const struct factors *f, const struct group *g,
+    size_t b, size_t part, size_t n, __m256 *acc)
 {
 #pragma GCC unroll 4
     for (size_t i = 0; i < n; i++)
-        acc[2 * i] =
-            _mm256_fmadd_ps(dot_block(w, g->code + i * g->n_cols + 32 * b),
-                _mm256_broadcast_ss(factor + 8 * i + b % 8), acc[2 * i]);
+        acc[2 * i] = _mm256_fmadd_ps(
+            dot_block(w, g->code + i * g->n_cols + 32 * (b + part)),
+            _mm256_broadcast_ss(&f->of[i][part]), acc[2 * i]);
+}
+
+/* Factors of the blocks from b on; their offsets are taken off. */
+AVX2 INLINE void
+prepare_q4_k(const uint8_t *w, const struct group *g, size_t b, size_t n,
+    struct factors *f, __m256 *acc)
+{
+    __m256 scale;
+    __m256 offset;
+    scales_q4_k(w, &scale, &offset);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i * g->n_blocks + b;
+        _mm256_storeu_ps(
+            f->of[i], _mm256_mul_ps(scale, _mm256_loadu_ps(g->scale + at)));
+        acc[2 * i + 1] = _mm256_fnmadd_ps(
+            offset, _mm256_loadu_ps(g->sum + at), acc[2 * i + 1]);
+    }
 }
 
 AVX2 INLINE void
 row_q4_k(const uint8_t *w, const struct group *g, size_t n, __m256 *acc)
 {
+    struct factors factors[2];
+    prepare_q4_k(w, g, 0, n, &factors[0], acc);
     for (size_t b = 0; b < g->n_blocks; b += 8, w += Q4_K_BYTES) {
-        float factor[8 * GROUP];
-        __m256 scale;
-        __m256 offset;
+        const struct factors *f = &factors[b / 8 % 2];
         ask_ahead(w, Q4_K_BYTES);
-        scales_q4_k(w, &scale, &offset);
-#pragma GCC unroll 4
-        for (size_t i = 0; i < n; i++) {
-            size_t at = i * g->n_blocks + b;
-            _mm256_storeu_ps(factor + 8 * i,
-                _mm256_mul_ps(scale, _mm256_loadu_ps(g->scale + at)));
-            acc[2 * i + 1] = _mm256_fnmadd_ps(
-                offset, _mm256_loadu_ps(g->sum + at), acc[2 * i + 1]);
-        }
+        if (b + 8 < g->n_blocks)
+            prepare_q4_k(
+                w + Q4_K_BYTES, g, b + 8, n, &factors[(b / 8 + 1) % 2], acc);
 #pragma GCC unroll 4
         for (size_t pair = 0; pair < 4; pair++) {
             struct words q[2];
             words_q4_k(w, pair, q);
-            add_part(q[0], factor, g, b + 2 * pair, n, acc);
-            add_part(q[1], factor, g, b + 2 * pair + 1, n, acc + 1);
+            add_part(q[0], f, g, b, 2 * pair, n, acc);
+            add_part(q[1], f, g, b, 2 * pair + 1, n, acc + 1);
         }
     }
 }
@@ -140,29 +159,45 @@ scaled_words(__m256i bytes, const int16_t *scale)
         _mm256_mullo_epi16(w.second, _mm256_set1_epi16(scale[1]))};
 }
 
+/* What a block of Q6_K has before its codes. */
+struct scales_q6_k {
+    int16_t of[16];
+};
+
+AVX2 INLINE void
+prepare_q6_k(const uint8_t *w, const struct group *g, size_t b, size_t n,
+    struct factors *f, struct scales_q6_k *s)
+{
+    __m256 d = half_at(w + 208);
+    _mm256_storeu_si256(
+        (__m256i *)(void *)s->of, _mm256_cvtepi8_epi16(load_16(w + 192)));
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++)
+        _mm256_storeu_ps(f->of[i],
+            _mm256_mul_ps(d, _mm256_loadu_ps(g->scale + i * g->n_blocks + b)));
+}
+
 AVX2 INLINE void
 row_q6_k(const uint8_t *w, const struct group *g, size_t n, __m256 *acc)
 {
+    struct factors factors[2];
+    struct scales_q6_k scales[2];
+    prepare_q6_k(w, g, 0, n, &factors[0], &scales[0]);
     for (size_t b = 0; b < g->n_blocks; b += 8, w += Q6_K_BYTES) {
-        float factor[8 * GROUP];
-        int16_t scale[16];
-        __m256 d = half_at(w + 208);
+        size_t now = b / 8 % 2;
         ask_ahead(w, Q6_K_BYTES);
-        _mm256_storeu_si256(
-            (__m256i *)(void *)scale, _mm256_cvtepi8_epi16(load_16(w + 192)));
-#pragma GCC unroll 4
-        for (size_t i = 0; i < n; i++)
-            _mm256_storeu_ps(factor + 8 * i,
-                _mm256_mul_ps(
-                    d, _mm256_loadu_ps(g->scale + i * g->n_blocks + b)));
+        if (b + 8 < g->n_blocks)
+            prepare_q6_k(w + Q6_K_BYTES, g, b + 8, n, &factors[1 - now],
+                &scales[1 - now]);
+#pragma GCC unroll 2
         for (size_t half = 0; half < 2; half++) {
             __m256i q[4];
             bytes_q6_k(w, half, q);
 #pragma GCC unroll 4
             for (size_t i = 0; i < 4; i++) {
                 size_t part = 4 * half + i;
-                add_part(scaled_words(q[i], scale + 2 * part), factor, g,
-                    b + part, n, acc + i % 2);
+                add_part(scaled_words(q[i], scales[now].of + 2 * part),
+                    &factors[now], g, b, part, n, acc + i % 2);
             }
         }
     }

@@ -239,18 +239,17 @@ struct code_rows {
     size_t n_blocks;
 };
 
-/* Eight outputs += sums * scales of W * scale of the row. */
+/* Eight outputs += sums * scales of W * scale of the row, less offsets of W *
+ * sum of the row if the type has them. */
 AVX2 INLINE void
-add_scaled(float *y, __m256i sums, __m256 w_scale, __m256 x_scale)
+add_scaled(tensor_type type, float *y, __m256i sums, const float *scales,
+    __m256 x_scale, __m256 x_sum)
 {
-    __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), w_scale);
-    _mm256_storeu_ps(y, _mm256_fmadd_ps(v, x_scale, _mm256_loadu_ps(y)));
-}
-
-AVX2 INLINE void
-take_offsets(float *y, __m256 offset, __m256 x_sum)
-{
-    _mm256_storeu_ps(y, _mm256_fnmadd_ps(offset, x_sum, _mm256_loadu_ps(y)));
+    __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
+    v = _mm256_fmadd_ps(v, x_scale, _mm256_loadu_ps(y));
+    if (type == TENSOR_Q4_K)
+        v = _mm256_fnmadd_ps(_mm256_loadu_ps(scales + PANEL), x_sum, v);
+    _mm256_storeu_ps(y, v);
 }
 
 /* Two columns at p of a row. */
@@ -262,29 +261,39 @@ pair_at(const int16_t *p)
     return _mm256_set1_epi32(pair);
 }
 
-/* Pairs [first, last) of a block: sums (n, 16) of products. */
+/* Integers may be added in any order, and gcc does so: more sums are under way
+ * than there are registers. This ties a sum to its place. */
+#define KEEP(v) __asm__("" : "+x"(v))
+
+/* One pair of columns onto sums (n, 16). */
 AVX2 INLINE void
-sum_pairs(const uint8_t *block, const struct code_rows *x, size_t b,
-    size_t first, size_t last, size_t n, __m256i *sums)
+add_pair(const uint8_t *w, const int16_t *code, size_t n_cols, size_t n,
+    __m256i *sums)
+{
+    __m256i w0 = load_32(w);
+    __m256i w1 = load_32(w + 32);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++) {
+        __m256i v = pair_at(code + i * n_cols);
+        sums[2 * i] = _mm256_add_epi32(sums[2 * i], _mm256_madd_epi16(w0, v));
+        sums[2 * i + 1] =
+            _mm256_add_epi32(sums[2 * i + 1], _mm256_madd_epi16(w1, v));
+        KEEP(sums[2 * i]);
+        KEEP(sums[2 * i + 1]);
+    }
+}
+
+/* Sums (n, 16) over the pairs at w, which are 8 or 16. */
+AVX2 INLINE void
+sum_pairs(const uint8_t *w, size_t pairs, const int16_t *code, size_t n_cols,
+    size_t n, __m256i *sums)
 {
 #pragma GCC unroll 8
     for (size_t i = 0; i < 2 * n; i++)
         sums[i] = _mm256_setzero_si256();
-        /* Unrolled further, the sums would not stay in registers. */
-#pragma GCC unroll 2
-    for (size_t k = first; k < last; k++) {
-        __m256i w0 = load_32(block + 64 * k);
-        __m256i w1 = load_32(block + 64 * k + 32);
 #pragma GCC unroll 4
-        for (size_t i = 0; i < n; i++) {
-            __m256i v =
-                pair_at(x->code + i * x->n_cols + BLOCK_COLUMNS * b + 2 * k);
-            sums[2 * i] =
-                _mm256_add_epi32(sums[2 * i], _mm256_madd_epi16(w0, v));
-            sums[2 * i + 1] =
-                _mm256_add_epi32(sums[2 * i + 1], _mm256_madd_epi16(w1, v));
-        }
-    }
+    for (size_t k = 0; k < pairs; k++)
+        add_pair(w + 64 * k, code + 2 * k, n_cols, n, sums);
 }
 
 /* y (n, 16) += n rows times a panel; n is a constant, 1 to CODE_ROWS, and so
@@ -299,21 +308,18 @@ code_tile(tensor_type type, const uint8_t *panel, size_t n_blocks,
         for (size_t part = 0; part < parts; part++, scales += PANEL) {
             __m256i sums[2 * CODE_ROWS];
             size_t pairs = 16 / parts;
-            sum_pairs(panel, x, b, part * pairs, (part + 1) * pairs, n, sums);
+            sum_pairs(panel + part * 512, pairs,
+                x->code + BLOCK_COLUMNS * b + part * 16, x->n_cols, n, sums);
 #pragma GCC unroll 4
             for (size_t i = 0; i < n; i++) {
-                __m256 s = _mm256_broadcast_ss(x->scale + i * x->n_blocks + b);
+                size_t at = i * x->n_blocks + b;
+                __m256 scale = _mm256_broadcast_ss(x->scale + at);
+                __m256 sum = _mm256_broadcast_ss(x->sum + at);
                 float *to = y + i * ldy;
-                add_scaled(to, sums[2 * i], _mm256_loadu_ps(scales), s);
+                add_scaled(type, to, sums[2 * i], scales, scale, sum);
                 add_scaled(
-                    to + 8, sums[2 * i + 1], _mm256_loadu_ps(scales + 8), s);
+                    type, to + 8, sums[2 * i + 1], scales + 8, scale, sum);
             }
-        }
-#pragma GCC unroll 4
-        for (size_t i = 0; i < n && type == TENSOR_Q4_K; i++) {
-            __m256 s = _mm256_broadcast_ss(x->sum + i * x->n_blocks + b);
-            take_offsets(y + i * ldy, _mm256_loadu_ps(scales), s);
-            take_offsets(y + i * ldy + 8, _mm256_loadu_ps(scales + 8), s);
         }
     }
 }

@@ -401,11 +401,11 @@ main(int argc, char **argv)
         usage("cannot start a thread");
     b.weights = need(aligned_alloc(64, MEMORY_BYTES + 8192));
     memset(b.weights, 1, MEMORY_BYTES + 8192);
-    b.x = need(mb_calloc(MAX_ROWS * widest, sizeof(float)));
+    b.x = need(aligned_alloc(64, MAX_ROWS * widest * sizeof(float)));
     mb_rng_init(&rng, b.opt.seed);
     for (size_t i = 0; i < MAX_ROWS * widest; i++)
         b.x[i] = tensor_random_float(&rng);
-    b.a.code = need(mb_calloc(MAX_ROWS * widest, sizeof(int16_t)));
+    b.a.code = need(aligned_alloc(64, MAX_ROWS * widest * sizeof(int16_t)));
     b.a.scale = need(mb_calloc(MAX_ROWS * widest / 32, sizeof(float)));
     b.a.sum = need(mb_calloc(MAX_ROWS * widest / 32, sizeof(float)));
     b.y = need(mb_calloc(MAX_ROWS * (size_t)49152, sizeof(float)));
@@ -426,9 +426,9 @@ main(int argc, char **argv)
     free(b.weights);
     free(b.room[0]);
     free(b.room[1]);
-    mb_free(b.x);
+    free(b.x);
     mb_free(b.y);
-    mb_free(b.a.code);
+    free(b.a.code);
     mb_free(b.a.scale);
     mb_free(b.a.sum);
     return 0;
