@@ -17,7 +17,7 @@
  * model files are not written in place.
  * Threads: immutable after open but for the fingerprint, which its first
  * caller fills. */
-#include "mb_model.h"
+#include "gguf.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -641,6 +641,15 @@ mb_gguf_key(const struct mb_gguf *gguf, size_t i)
     if (i >= gguf->n_keys)
         return (struct mb_slice){NULL, 0};
     return gguf->keys[i].key;
+}
+
+struct mb_slice
+gguf_raw_value(const struct mb_gguf *gguf, size_t i)
+{
+    const struct kv *kv = &gguf->keys[i];
+    const uint8_t *start = kv->key.data + kv->key.size;
+    const uint8_t *end = kv->value.data + kv->value.size;
+    return mb_slice_of(start, (size_t)(end - start));
 }
 
 static mb_status
