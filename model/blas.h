@@ -32,6 +32,7 @@ struct blas_matrix {
     size_t ld;
     bool transpose;
 };
+
 void blas_gemm(size_t m, size_t n, size_t k, float alpha, struct blas_matrix A,
     struct blas_matrix B, float beta, float *C, size_t ldc);
 

@@ -38,7 +38,7 @@ def tracked():
 
 
 files = tracked()
-sources = [f for f in files if f.endswith((".c", ".h", ".cpp"))]
+sources = [f for f in files if f.endswith((".c", ".h", ".inc", ".cpp"))]
 text = {f: open(f, encoding="utf-8").read() for f in sources}
 
 # ---- top level ----
@@ -69,7 +69,7 @@ may = {
 }
 where = {}
 for f in files:
-    if f.endswith(".h") and not f.startswith("tests/"):
+    if f.endswith((".h", ".inc")) and not f.startswith("tests/"):
         where.setdefault(os.path.basename(f), layer(f))
 for f in sources:
     here = layer(f)
