@@ -37,7 +37,9 @@ const struct config_option config_options[] = {
     {"curve_secret_key_file", CONFIG_TEXT, AT(curve_secret_key_file), 0, 0,
         "FILE", "", false, "file with the daemon's CURVE secret key (Z85)"},
     {"curve_allow_file", CONFIG_TEXT, AT(curve_allow_file), 0, 0, "FILE", "",
-        false, "file with the public keys of clients (Z85, one a line)"},
+        false,
+        "file with the public keys of clients (Z85, one a line); SIGHUP reads "
+        "it again"},
     {"log_level", CONFIG_CHOICE, AT(log_level), 0, 0, "err|warn|info|debug",
         "info", true, "least important events that are logged"},
     {"log_file", CONFIG_TEXT, AT(log_file), 0, 0, "FILE", "", true,

@@ -111,7 +111,9 @@ daemon_reload(struct daemon *d, const struct config *wanted, size_t *n_pending,
 
     if (cfg == NULL)
         return mb_error_set(err, MB_ERR_NOMEM, "settings");
-    st = use_config(d, cfg, err);
+    st = server_reload_allowed(d->server, cfg->curve_allow_file, err);
+    if (st == MB_OK)
+        st = use_config(d, cfg, err);
     if (st != MB_OK) {
         config_free(cfg);
         return st;

@@ -91,8 +91,6 @@ struct server {
     void *sockets[CONFIG_MAX_LIST];
     size_t n_sockets;
     void *zap; /* answers key checks; NULL without an allow list */
-    char (*allowed)[KEY_TEXT + 1];
-    size_t n_allowed;
     int wake_fd;
     size_t max_message_bytes;
     struct client *clients[CLIENT_SLOTS];
@@ -114,7 +112,9 @@ struct server {
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
-    struct outgoing *outgoing; /* newest first */
+    struct outgoing *outgoing;     /* newest first */
+    char (*allowed)[KEY_TEXT + 1]; /* public keys of clients */
+    size_t n_allowed;
     uint64_t n_in_flight;
     bool bound;
     bool started;
@@ -640,6 +640,19 @@ server_has_waiting(struct server *s)
 
 /* ---- keys: RFC 27/ZAP ---- */
 
+static bool
+is_allowed(struct server *s, const char *key)
+{
+    bool ok = false;
+
+    (void)pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < s->n_allowed && !ok; i++) {
+        ok = strcmp(s->allowed[i], key) == 0;
+    }
+    (void)pthread_mutex_unlock(&s->lock);
+    return ok;
+}
+
 /* Answer one question of libzmq: may this public key come in? */
 static void
 answer_zap(struct server *s)
@@ -664,11 +677,8 @@ answer_zap(struct server *s)
         (void)zmq_getsockopt(s->zap, ZMQ_RCVMORE, &more, &more_size);
     }
     if (sizes[MECHANISM] == 5 && memcmp(frames[MECHANISM], "CURVE", 5) == 0 &&
-        sizes[KEY] == 32 && zmq_z85_encode(text, frames[KEY], 32) != NULL) {
-        for (size_t i = 0; i < s->n_allowed && !ok; i++) {
-            ok = strcmp(s->allowed[i], text) == 0;
-        }
-    }
+        sizes[KEY] == 32 && zmq_z85_encode(text, frames[KEY], 32) != NULL)
+        ok = is_allowed(s, text);
     if (!ok)
         mb_log(MB_LOG_WARN, "server.denied", "key=%s", text);
     (void)zmq_send(s->zap, "1.0", 3, ZMQ_SNDMORE);
@@ -753,6 +763,37 @@ read_keys(const char *path, size_t max, char (*keys)[KEY_TEXT + 1], size_t *n,
         number, KEY_TEXT);
 }
 
+/* The list in use is replaced by a good one only. */
+static mb_status
+read_allowed(struct server *s, const char *path, struct mb_error *err)
+{
+    char(*keys)[KEY_TEXT + 1] = mb_calloc(MAX_KEYS, sizeof *keys);
+    char(*old)[KEY_TEXT + 1] = NULL;
+    size_t n = 0;
+    mb_status st;
+
+    if (keys == NULL)
+        return mb_error_set(err, MB_ERR_NOMEM, "allow list");
+    st = read_keys(path, MAX_KEYS, keys, &n, err);
+    if (st == MB_OK) {
+        (void)pthread_mutex_lock(&s->lock);
+        old = s->allowed;
+        s->allowed = keys;
+        s->n_allowed = n;
+        (void)pthread_mutex_unlock(&s->lock);
+        keys = NULL;
+    }
+    mb_free(keys);
+    mb_free(old);
+    return st;
+}
+
+mb_status
+server_reload_allowed(struct server *s, const char *path, struct mb_error *err)
+{
+    return s->zap != NULL ? read_allowed(s, path, err) : MB_OK;
+}
+
 static mb_status
 open_zap(struct server *s, struct mb_error *err)
 {
@@ -760,11 +801,7 @@ open_zap(struct server *s, struct mb_error *err)
 
     if (s->cfg->curve_allow_file[0] == 0)
         return MB_OK;
-    s->allowed = mb_calloc(MAX_KEYS, sizeof *s->allowed);
-    if (s->allowed == NULL)
-        return mb_error_set(err, MB_ERR_NOMEM, "allow list");
-    st = read_keys(
-        s->cfg->curve_allow_file, MAX_KEYS, s->allowed, &s->n_allowed, err);
+    st = read_allowed(s, s->cfg->curve_allow_file, err);
     if (st != MB_OK)
         return st;
     s->zap = zmq_socket(s->context, ZMQ_REP);

@@ -51,6 +51,12 @@ MB_MUST_USE mb_status server_open(const struct config *cfg,
 void server_start(struct server *s);
 /* Any thread. */
 void server_set_limits(struct server *s, const struct server_limits *limits);
+/* Read the public keys of clients again; those who are in stay in until their
+ * connection ends. Without an allow list at the start there is none now. On
+ * failure the old list stays. Any thread. Errors: DENIED (not a list of keys),
+ * IO, NOMEM. */
+MB_MUST_USE mb_status server_reload_allowed(
+    struct server *s, const char *path, struct mb_error *err);
 /* Wait until nothing is in flight, at most timeout_ms; false if time ran out.
  * Not from mb-io. */
 bool server_drain(struct server *s, uint64_t timeout_ms);

@@ -9,6 +9,7 @@ and files of keys that are wrong keep the daemon from starting."""
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,10 @@ def read(path):
 
 # ---- the daemon ----
 
+class Endpoint(str):
+    """An address, and the process behind it."""
+
+
 @contextlib.contextmanager
 def daemon(folder, *options):
     """Yields its TCP endpoint: the system chooses the port, the log tells."""
@@ -72,7 +77,9 @@ def daemon(folder, *options):
                 sys.exit(f"membankd {options}\n{read(path)}")
             found = re.search(r"endpoint=\S*127\.0\.0\.1\]?:(\d+)", read(path))
             time.sleep(0.01)
-        yield f"tcp://127.0.0.1:{found.group(1)}"
+        endpoint = Endpoint(f"tcp://127.0.0.1:{found.group(1)}")
+        endpoint.process = process
+        yield endpoint
     except SystemExit:
         print(read(path))
         raise
@@ -226,6 +233,51 @@ def check_allow_list(folder):
         sys.exit("the log has the secret key")
 
 
+def reload(folder, endpoint):
+    """SIGHUP; what the log says of it."""
+    log = os.path.join(folder, "log")
+    before = read(log).count("ev=daemon.reload")
+    endpoint.process.send_signal(signal.SIGHUP)
+    until = time.monotonic() + WAIT_S
+    while read(log).count("ev=daemon.reload") == before:
+        if time.monotonic() > until:
+            sys.exit("SIGHUP: no answer in the log")
+        time.sleep(0.01)
+    return [line for line in read(log).splitlines()
+            if "ev=daemon.reload" in line][-1]
+
+
+def check_reload(folder):
+    """The list is read again while the daemon runs; a bad one changes
+    nothing, and who is in stays in."""
+    server = Keys()
+    old, new = Keys(server), Keys(server)
+    options = ["--curve-secret-key-file", write(folder, "secret", server.secret),
+               "--curve-allow-file", write(folder, "list", old.public)]
+    with daemon(folder, *options) as endpoint:
+        with Client(endpoint, old) as inside:
+            inside.ask("ping")
+            with Client(endpoint, new) as c:
+                c.stays_out("key not on the list yet")
+            write(folder, "list", f"{new.public}\nnonsense\n")
+            line = reload(folder, endpoint)
+            if "level=err" not in line or "line 2" not in line:
+                sys.exit(f"a bad list: {line}")
+            with Client(endpoint, new) as c:
+                c.stays_out("key of a list that is refused")
+            with Client(endpoint, old) as c:
+                c.ask("ping")
+            write(folder, "list", new.public)
+            line = reload(folder, endpoint)
+            if "level=info" not in line:
+                sys.exit(f"a good list: {line}")
+            with Client(endpoint, new) as c:
+                session(c)
+            with Client(endpoint, old) as c:
+                c.stays_out("key no longer on the list")
+            inside.ask("ping")
+
+
 def check_no_list(folder):
     """Whoever knows the server's public key may come in, nobody else."""
     server = Keys()
@@ -277,8 +329,8 @@ def check_bad_files(folder):
             secret)
 
 
-for check in (check_allow_list, check_no_list, check_open_endpoints,
-              check_bad_files):
+for check in (check_allow_list, check_reload, check_no_list,
+              check_open_endpoints, check_bad_files):
     with tempfile.TemporaryDirectory(prefix="mbtest") as new:
         check(new)
     print(f"{check.__name__}: ok")
