@@ -8,14 +8,18 @@
 
 #define MAX_KEY 64
 
+/* Turns of a pair within the original context: above the one it is not scaled,
+ * below the other it is scaled whole. Files may name others, but llama.cpp does
+ * not read those for the architectures that we have: nor do we. */
+#define YARN_FAST_TURNS 32.0
+#define YARN_SLOW_TURNS 1.0
+
 /* What scalings need to know; defaults are those of llama.cpp. */
 struct scaling {
     struct mb_slice type; /* "none", "linear", "yarn", "llama3" */
     double factor;        /* how many times longer than the original */
     double original_context;
-    double magnitude;
-    double beta_fast; /* turns within the original context: unscaled above */
-    double beta_slow; /* scaled whole below */
+    double magnitude; /* of all types */
 };
 
 /* Optional number, float or integer; *out stays as it is without the key. */
@@ -54,13 +58,13 @@ read_scaling(const struct mb_gguf *gguf, const char *arch, struct scaling *s,
     struct mb_error *err)
 {
     char key[MAX_KEY];
-    double old_linear = 1; // files of 2023 have the factor alone
-    *s = (struct scaling){mb_slice_cstr("none"), 1, 0, 1, 32, 1};
+    *s = (struct scaling){mb_slice_cstr("linear"), 0, 0, 1};
     (void)snprintf(key, sizeof(key), "%s.rope.scaling.type", arch);
     mb_status st = mb_gguf_str(gguf, key, &s->type, err);
     if (st != MB_OK && st != MB_ERR_NOT_FOUND)
         return st;
-    st = read_number(gguf, arch, "scale_linear", &old_linear, err);
+    // Files of 2023 have this name of the factor.
+    st = read_number(gguf, arch, "scale_linear", &s->factor, err);
     if (st == MB_OK)
         st = read_number(gguf, arch, "scaling.factor", &s->factor, err);
     if (st == MB_OK)
@@ -68,21 +72,9 @@ read_scaling(const struct mb_gguf *gguf, const char *arch, struct scaling *s,
             &s->original_context, err);
     if (st == MB_OK)
         st = read_number(gguf, arch, "scaling.attn_factor", &s->magnitude, err);
-    if (st == MB_OK)
-        st = read_number(
-            gguf, arch, "scaling.yarn_beta_fast", &s->beta_fast, err);
-    if (st == MB_OK)
-        st = read_number(
-            gguf, arch, "scaling.yarn_beta_slow", &s->beta_slow, err);
-    if (st != MB_OK)
-        return st;
-    if (is_word(s->type, "none") && old_linear > 1) {
-        s->type = mb_slice_cstr("linear");
-        s->factor = old_linear;
-    }
-    if (s->factor == 0) // as llama.cpp: no factor is no scaling
+    if (s->factor == 0) // no factor is no scaling
         s->factor = 1;
-    return MB_OK;
+    return st;
 }
 
 /* The pair that turns `turns` times within the original context. */
@@ -101,9 +93,9 @@ scale_yarn(struct rope *rope, const struct scaling *s, double base)
 {
     double last = (double)rope->n_rot - 1;
     double low = floor(
-        pair_of_turns(rope->n_rot, s->original_context, s->beta_fast, base));
+        pair_of_turns(rope->n_rot, s->original_context, YARN_FAST_TURNS, base));
     double high = ceil(
-        pair_of_turns(rope->n_rot, s->original_context, s->beta_slow, base));
+        pair_of_turns(rope->n_rot, s->original_context, YARN_SLOW_TURNS, base));
     low = fmax(0, low);
     high = fmin(last, high);
     for (size_t i = 0; i < rope->n_rot / 2; i++) {
@@ -119,6 +111,7 @@ apply_scaling(struct rope *rope, const struct scaling *s, double base,
     double context, struct mb_error *err)
 {
     struct scaling full = *s;
+    rope->magnitude = (float)s->magnitude;
     if (is_word(s->type, "none") || is_word(s->type, "llama3"))
         return MB_OK; // llama3 comes as factors
     if (is_word(s->type, "linear")) {
@@ -194,7 +187,6 @@ rope_load(const struct mb_gguf *gguf, const char *arch, size_t head_dim,
             head_dim, base);
     rope.n_rot = (size_t)n_rot;
     rope.is_halves = is_halves;
-    rope.magnitude = 1;
     for (size_t i = 0; i < rope.n_rot / 2; i++)
         rope.frequency[i] = pow(base, -2.0 * (double)i / n_rot);
     st = apply_scaling(&rope, &scaling, base, (double)context, err);

@@ -28,6 +28,8 @@ QUANTISED_WEIGHTS = 1e-4
 # Keys and values of 11 bits, and of 8.
 CACHE = {"f32": 0, "f16": 1e-3, "q8_0": 2e-2}
 
+U32, F32 = gguf_file.U32, gguf_file.F32
+STRING, ARRAY = gguf_file.STRING, gguf_file.ARRAY
 ARCHS = ("llama", "qwen2", "qwen3")
 SCALINGS = ("none", "linear", "yarn", "llama3")
 N_TOKENS = 100  # two blocks of cache, the last partly filled
@@ -115,6 +117,34 @@ def test_scalings():
             plain = reference if plain is None else plain
             # The case would show nothing if the scaling changed nothing.
             check(f"{arch} {scaling}: differs", scaling == "none" or
+                  distance(plain, reference) > 1e-2)
+
+
+# Name, value: rotation as other files describe it.
+ROTATIONS = [
+    ("factor without a type", {"rope.scaling.factor": 4.0}),
+    ("old name of the factor", {"rope.scale_linear": 3.0}),
+    ("magnitude", {"rope.scaling.attn_factor": 1.3}),
+    ("half a head", {"rope.dimension_count": 16}),
+    ("base", {"rope.freq_base": 500000.0}),
+]
+
+
+def test_rotations():
+    tokens = random_tokens(N_TOKENS, 519, 1)
+    for arch in ("llama", "qwen2"):
+        keys, tensors, _ = make_model.build(
+            make_model.Model(**shape_of(arch)))
+        gguf_file.write(model, keys, tensors)
+        plain = Decoder(model).logits(tokens)
+        for name, values in ROTATIONS:
+            changed = dict(keys)
+            for key, v in values.items():
+                kind = U32 if isinstance(v, int) else F32
+                changed[f"{arch}.{key}"] = (kind, v)
+            gguf_file.write(model, changed, tensors)
+            reference = check_numbers(f"{arch} {name}", tokens, FLOAT_WEIGHTS)
+            check(f"{arch} {name}: differs",
                   distance(plain, reference) > 1e-2)
 
 
@@ -212,8 +242,6 @@ def with_type(name, number, size):
     return change
 
 
-U32, F32 = gguf_file.U32, gguf_file.F32
-STRING, ARRAY = gguf_file.STRING, gguf_file.ARRAY
 NEW, GONE, BAD = "not_implemented", "not_found", "corrupt"
 D, FF, HEADS = 64, 256, 4
 
@@ -317,8 +345,9 @@ def test_bad_tokens():
 
 
 with folder:
-    for test in (test_scalings, test_types, test_shapes, test_long,
-                 test_same_bits, test_levels, test_refusals, test_bad_tokens):
+    for test in (test_scalings, test_rotations, test_types, test_shapes,
+                 test_long, test_same_bits, test_levels, test_refusals,
+                 test_bad_tokens):
         test()
 print(f"decoder: {n_checks} checks, {len(failures)} failed")
 sys.exit(1 if failures else 0)

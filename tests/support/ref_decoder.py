@@ -43,17 +43,20 @@ class Decoder:
         """Frequencies (D/2) and what cosines and sines are scaled by."""
         n = self.key("rope.dimension_count", self.head_dim)
         base = float(self.key("rope.freq_base", 10000.0))
-        scaling = self.key("rope.scaling.type", "none")
-        factor = float(self.key("rope.scaling.factor", 1.0))
+        # As llama.cpp: a factor without a type is linear, and so is the old
+        # name of the factor; each type may come with a magnitude.
+        scaling = self.key("rope.scaling.type", "linear")
+        factor = float(self.key("rope.scaling.factor",
+                                self.key("rope.scale_linear", 1.0)))
+        magnitude = float(self.key("rope.scaling.attn_factor", 1.0))
         f = base ** (-np.arange(0, n, 2) / n)
-        magnitude = 1.0
         if scaling == "linear":
             f = f / factor
         elif scaling == "yarn":
             context = self.key("rope.scaling.original_context_length",
                                self.key("context_length"))
             f = self.yarn(f, n, base, factor, context)
-            magnitude = 1 + 0.1 * np.log(factor)
+            magnitude *= 1 + 0.1 * np.log(factor)
         if "rope_freqs.weight" in self.w:
             f = f / self.w["rope_freqs.weight"]
         return f, magnitude
