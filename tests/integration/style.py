@@ -102,7 +102,6 @@ homes = {
     r"zlib\.h": ["tools/common/"],
     r"utf8proc\.h": ["store/analyze.c"],
     r"libstemmer\.h": ["store/analyze.c"],
-    r"cjson/|cJSON\.h": ["tools/"],
     r"xxhash\.h": ["client/base/"],
 }
 for f in sources:

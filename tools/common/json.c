@@ -1,6 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tools/common/json.c - the JSON reader and writer of the tools.
  *
+ * Our own, since each C library that Debian 12 has would lose something of a
+ * user's document: cJSON makes every number a double (9007199254740993 becomes
+ * another) and ends strings at U+0000; Jansson knows no integer above 2^63 and
+ * refuses raw control characters and bytes that are not UTF-8, which --repair
+ * is there to mend; json-c lets the last of two equal keys win in silence.
+ * yyjson would do, and is not packaged there.
+ *
  * A plain recursive-descent parser (RFC 8259) over bytes with a depth limit.
  * Children of an array or object are gathered in arena blocks that double.
  * It takes one liberty: raw control characters within strings, which real

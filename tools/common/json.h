@@ -3,8 +3,7 @@
  *
  * The tools read documents, filters and queries as JSON and send msgpack, so
  * the reader makes mb_values at once: whole numbers keep all 64 bits, strings
- * may hold NUL, depth and memory are bounded, errors give the byte. General
- * JSON libraries lose the first two.
+ * may hold NUL, depth and memory are bounded, errors give the byte.
  * Threads: any; a writer belongs to one. */
 #ifndef TOOLS_JSON_H
 #define TOOLS_JSON_H
