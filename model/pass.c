@@ -8,6 +8,9 @@
 
 #include <string.h>
 
+/* Kernels read codes by 32 bytes: none of these then lie in two lines. */
+#define CODE_ALIGN 64u
+
 /* ---- room ---- */
 
 static size_t
@@ -26,6 +29,12 @@ make_floats(struct mb_pass *pass, size_t rows, size_t width)
         return NULL;
     pass->bytes += bytes;
     return mb_calloc(bytes > 0 ? bytes : 1, 1);
+}
+
+static void *
+align_up(void *p, size_t align)
+{
+    return p ? (char *)p + (align - (uintptr_t)p % align) % align : NULL;
 }
 
 static bool
@@ -53,7 +62,8 @@ make_room(struct mb_pass *pass)
     pass->y = make_floats(pass, rows, info->d_model);
     pass->cosine = make_floats(pass, rows, pairs);
     pass->sine = make_floats(pass, rows, pairs);
-    pass->codes = (int16_t *)(void *)make_floats(pass, rows, widest / 2 + 1);
+    pass->code_room = make_floats(pass, rows, widest / 2 + CODE_ALIGN / 4);
+    pass->codes = (int16_t *)align_up(pass->code_room, CODE_ALIGN);
     pass->scales = make_floats(pass, rows, blocks);
     pass->sums = make_floats(pass, rows, blocks);
     pass->out_rows = make_floats(pass, PASS_OUT_ROWS, info->d_model);
@@ -63,7 +73,7 @@ make_room(struct mb_pass *pass)
     pass->rows = mb_calloc(rows, sizeof(*pass->rows));
     return pass->x && pass->normed && pass->q && pass->k && pass->v &&
            pass->heads && pass->gate && pass->up && pass->y && pass->cosine &&
-           pass->sine && pass->codes && pass->scales && pass->sums &&
+           pass->sine && pass->code_room && pass->scales && pass->sums &&
            pass->out_rows && pass->room && pass->slices && pass->rows;
 }
 
@@ -113,7 +123,7 @@ mb_pass_free(struct mb_pass *pass)
     mb_free(pass->y);
     mb_free(pass->cosine);
     mb_free(pass->sine);
-    mb_free(pass->codes);
+    mb_free(pass->code_room);
     mb_free(pass->scales);
     mb_free(pass->sums);
     mb_free(pass->out_rows);

@@ -74,6 +74,8 @@ struct mb_pass {
     size_t first_out; /* outs [first_out, first_out + n_out_rows) */
     size_t n_out_rows;
 
+    float *code_room; /* codes lie in it, 64-aligned */
+
     /* Rows; (max_rows, width), see pass_new. */
     float *x;          /* d_model: the residual stream */
     float *normed;     /* d_model */
