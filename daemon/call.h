@@ -14,7 +14,15 @@
 #define CALL_MAX_ID    256                 /* bytes of an id, packed */
 #define CALL_MAX_REPLY ((size_t)256 << 20) /* bytes */
 
+struct batch;
 struct command;
+
+/* What the model was asked on the way of a call, which then began again: texts
+ * by a key of the asker's choice, in any order. */
+struct call_answers {
+    struct batch *batch; /* NULL: not asked */
+    uint64_t *keys;      /* (batch_size) */
+};
 
 struct call {
     struct daemon *d;
@@ -29,6 +37,8 @@ struct call {
     const struct mb_value *args;
     struct mb_arena *arena;
     struct mb_error err;
+    struct call_answers vectors; /* of questions, by hash64 of their text */
+    struct call_answers scores;  /* of passages, by segno */
     /* Handed over: for whoever finishes it. */
     void (*write_result)(struct call *c, const struct mb_op *op);
     struct dispatch_task task; /* to look whether a put is searchable */
@@ -50,6 +60,12 @@ void call_finish(struct call *c, mb_status st, const struct mb_error *err);
  * is lost, see server_lost. */
 void call_begin_part(struct call *c);
 bool call_send_part(struct call *c);
+/* Let the model work on answers->batch (made by the handler, with keys), then
+ * run the handler again. The call is handed over by it: nothing of it may be
+ * touched after. */
+void call_ask(struct call *c, struct call_answers *answers);
+/* Where key stands in answers; SIZE_MAX if nowhere. */
+size_t call_answer(const struct call_answers *answers, uint64_t key);
 /* Submit op for a call that is handed over; c->write_result writes the reply.
  * On failure the caller still has both. */
 MB_MUST_USE mb_status call_submit(struct call *c, struct mb_op *op);

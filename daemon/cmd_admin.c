@@ -4,6 +4,7 @@
  * stats as Prometheus text is made from the same numbers: one table of gauges
  * and counters below writes both.
  * Threads: a worker or mb-io. */
+#include "anchor.h"
 #include "cmd_read.h"
 
 #include <stdio.h>
@@ -63,17 +64,34 @@ write_settings(struct mb_writer *w, struct mb_snapshot *snap,
     }
 }
 
+/* Whose the vectors of a collection of kind anchor are. */
 static void
-write_dense(struct mb_writer *w, struct mb_snapshot *snap,
-    const struct mb_collection *coll)
+write_owner(
+    struct call *c, struct mb_snapshot *snap, const struct mb_collection *coll)
 {
+    struct mb_slice model = {0};
+    anchor_state state;
+
+    if (anchor_state_of(
+            c->d->reader, snap, coll, c->arena, &state, &model, NULL) != MB_OK)
+        state = ANCHOR_DORMANT;
+    mb_write_kv_str(&c->w, "model", model);
+    mb_write_kv_bool(&c->w, "dormant", state == ANCHOR_DORMANT);
+}
+
+static void
+write_dense(
+    struct call *c, struct mb_snapshot *snap, const struct mb_collection *coll)
+{
+    bool is_anchor = coll->settings.embedding == MB_EMBED_ANCHOR;
     struct mb_generation_info info = {0};
+    struct mb_writer *w = &c->w;
 
     if (coll->generation != 0 && mb_generation_info_get(snap, coll,
                                      coll->generation, &info, NULL) != MB_OK)
         info = (struct mb_generation_info){0};
     mb_write_cstr(w, "dense");
-    mb_write_map(w, 9);
+    mb_write_map(w, is_anchor ? 11 : 9);
     mb_write_kv_uint(w, "generation", coll->generation);
     mb_write_kv_uint(w, "building", coll->building);
     mb_write_kv_uint(w, "dim", coll->dim);
@@ -83,6 +101,8 @@ write_dense(struct mb_writer *w, struct mb_snapshot *snap,
     mb_write_kv_uint(w, "depth", info.depth);
     mb_write_kv_uint(w, "nprobe", info.nprobe);
     mb_write_kv_f64(w, "recall", info.recall);
+    if (is_anchor)
+        write_owner(c, snap, coll);
 }
 
 static void
@@ -101,7 +121,7 @@ write_collection(
     mb_write_kv_uint(w, "text_bytes", coll->text_bytes);
     mb_write_kv_uint(w, "terms", coll->n_terms);
     mb_write_kv_uint(w, "pending", jobs_pending(daemon_config(c->d), coll));
-    write_dense(w, snap, coll);
+    write_dense(c, snap, coll);
 }
 
 /* The collection that args[key] names alone, or all. */

@@ -25,6 +25,7 @@ struct generation {
     uint64_t id; /* of the engine's; written before the first callback */
     bool stream;
     bool logprobs;
+    bool asks; /* the model is to be asked what to look for first */
     size_t n_prompt;
     uint64_t seed;
     struct mb_buffer used; /* msgpack: the pair "used" */
@@ -128,7 +129,7 @@ encode_plain(void *arg, struct mb_slice text, struct mb_buffer *tokens,
 {
     const struct reader *r = arg;
 
-    return reader_encode(r, NULL, true, text, tokens, err);
+    return reader_encode(r, true, text, tokens, err);
 }
 
 /* Tokens of the prompt, with the passages that memory asks for. */
@@ -155,7 +156,10 @@ pack_prompt(struct call *c, struct worker *w, struct generation *g,
     if (st == MB_OK)
         st = memory_read(c, &memory);
     if (st == MB_OK)
-        st = memory_pack(&p);
+        st = memory_ask(c, w, &memory, p.prompt, &g->asks);
+    if (st != MB_OK || g->asks)
+        return st;
+    st = memory_pack(&p);
     if (st != MB_OK)
         return st;
     mb_writer_init(&used, &g->used);
@@ -268,9 +272,9 @@ submit(struct call *c, struct worker *w, struct generation *g, bool *later)
         st = read_stops(c, g);
     if (st == MB_OK)
         st = pack_prompt(c, w, g, (size_t)max_tokens, &tokens);
-    if (st == MB_OK && tokens.size == 0)
+    if (st == MB_OK && !g->asks && tokens.size == 0)
         st = mb_error_set(&c->err, MB_ERR_BAD_ARG, "prompt has no tokens");
-    if (st == MB_OK) {
+    if (st == MB_OK && !g->asks) {
         // Buffers come from malloc: aligned for ids.
         q.tokens = (const mb_token_id *)(const void *)tokens.data;
         q.n = g->n_prompt;
@@ -308,7 +312,12 @@ COMMAND_HANDLER(cmd_generate)
         st = mb_arg_bool(c->args, "logprobs", false, &g->logprobs, &c->err);
     if (st == MB_OK)
         st = submit(c, w, g, later);
-    if (st != MB_OK)
+    // Once it is submitted, g is no longer ours to look at.
+    if (st != MB_OK || !*later) {
         generation_free(g);
+        *later = st == MB_OK;
+        if (st == MB_OK)
+            call_ask(c, &c->vectors);
+    }
     return st;
 }

@@ -6,6 +6,7 @@
  * request see the same snapshot.
  * Threads: a worker or mb-io. */
 #include "finder.h"
+#include "rerank.h"
 
 #include <math.h>
 #include <string.h>
@@ -22,6 +23,8 @@ struct session {
     struct call *c; /* f.c */
     unsigned fields;
     bool explain;
+    size_t rerank; /* hits that the model judges; 0: none */
+    bool asks;     /* the model is to be asked first */
 };
 
 struct question {
@@ -195,20 +198,33 @@ write_explanation(const struct session *s, const struct question *x)
 
 /* {"hits": [...], "generation", "took_us", "explain"?} */
 static mb_status
-answer(const struct session *s, struct question *x)
+answer(struct session *s, struct question *x)
 {
     struct call *c = s->c;
     struct mb_hit *hits = NULL;
     size_t n = 0;
+    size_t k = x->q.k;
     mb_status st = finder_prepare(&s->f, x->text, &x->q, &x->analyzed_ns);
 
     if (st != MB_OK)
         return st;
     x->embedded_ns = mb_clock_ns();
+    if (s->rerank > k)
+        x->q.k = s->rerank;
     // Without a generation there is nothing dense to search yet.
     if (x->q.mode != MB_SEARCH_DENSE || s->f.coll.generation != 0)
         st = mb_search(s->f.snap, &x->q, c->arena, &hits, &n, &c->err);
     x->searched_ns = mb_clock_ns();
+    if (st == MB_OK && s->rerank > 0 && n > 0) {
+        if (n > s->rerank)
+            n = s->rerank;
+        if (c->scores.batch == NULL) {
+            s->asks = true;
+            return rerank_prepare(&s->f, x->text, hits, n);
+        }
+        n = rerank_order(&s->f, hits, n);
+        n = n < k ? n : k;
+    }
     if (st != MB_OK)
         return st;
     mb_write_map(&c->w, s->explain ? 4 : 3);
@@ -224,8 +240,25 @@ answer(const struct session *s, struct question *x)
     return st;
 }
 
+/* Can the texts of questions be compared with vectors? */
 static mb_status
-read_and_answer(const struct session *s, const struct mb_value *item)
+check_dense(const struct session *s)
+{
+    const struct finder *f = &s->f;
+
+    if (f->coll.settings.embedding != MB_EMBED_ANCHOR)
+        return mb_error_set(&s->c->err, MB_ERR_BAD_ARG,
+            "collection %s wants a vector for dense search", f->coll.name);
+    if (f->anchor != ANCHOR_DORMANT)
+        return MB_OK;
+    return mb_error_set(&s->c->err, MB_ERR_MISMATCH,
+        "vectors of collection %s are of model %.*s, %s reads now",
+        f->coll.name, (int)f->model.size, (const char *)f->model.data,
+        reader_name(s->c->d->reader));
+}
+
+static mb_status
+read_and_answer(struct session *s, const struct mb_value *item)
 {
     struct question x = {.start_ns = mb_clock_ns()};
     const struct mb_value *vector = mb_value_get(item, "vector");
@@ -242,13 +275,12 @@ read_and_answer(const struct session *s, const struct mb_value *item)
         st = read_vector(s, vector, &x.q);
     if (st == MB_OK && x.q.mode == MB_SEARCH_DENSE && vector == NULL &&
         s->f.coll.settings.embedding != MB_EMBED_LSA)
-        st = mb_error_set(err, MB_ERR_BAD_ARG,
-            "collection %s wants a vector for dense search", s->f.coll.name);
+        st = check_dense(s);
     return st == MB_OK ? answer(s, &x) : st;
 }
 
 static mb_status
-answer_many(const struct session *s, const struct mb_value *queries)
+answer_many(struct session *s, const struct mb_value *queries)
 {
     uint64_t max = daemon_config(s->c->d)->max_queries;
     uint64_t start = mb_clock_ns();
@@ -277,17 +309,58 @@ answer_many(const struct session *s, const struct mb_value *queries)
     return st;
 }
 
+/* Texts of all questions, for a collection whose vectors the model makes. */
+static mb_status
+ask_vectors(struct session *s, const struct mb_value *queries)
+{
+    struct call *c = s->c;
+    size_t n = queries != NULL ? queries->array.n : 1;
+    struct mb_slice *texts = mb_arena_calloc(c->arena, n + 1, sizeof *texts);
+    size_t n_texts = 0;
+    mb_search_mode mode;
+    mb_status st = MB_OK;
+
+    if (texts == NULL)
+        return mb_error_set(&c->err, MB_ERR_NOMEM, "%zu queries", n);
+    if (n > daemon_config(c->d)->max_queries)
+        return MB_OK; // refused later, by name
+    for (size_t i = 0; i < n && st == MB_OK; i++) {
+        const struct mb_value *item =
+            queries != NULL ? &queries->array.items[i] : c->args;
+        const struct mb_value *text = mb_value_get(item, "text");
+
+        if (text == NULL || text->type != MB_TYPE_STR ||
+            mb_value_get(item, "vector") != NULL)
+            continue;
+        st = finder_read_mode(holder(s, item, "mode"), &mode, &c->err);
+        if (st == MB_OK && mode != MB_SEARCH_LEXICAL &&
+            text->s.size <= FINDER_MAX_TEXT)
+            texts[n_texts++] = text->s;
+    }
+    return st == MB_OK ? finder_ask(&s->f, texts, n_texts, &s->asks) : st;
+}
+
 static mb_status
 query(struct session *s)
 {
     struct call *c = s->c;
     const struct mb_value *queries = mb_value_get(c->args, "queries");
+    uint64_t max_k = daemon_config(c->d)->max_k;
+    uint64_t rerank = 0;
     mb_status st = fields_read(c->args, HIT_FIELDS | F(SEGNO) | F(TOKENS),
         F(ID) | F(SEGMENT) | F(SCORE), HIT_FIELDS, &s->fields, &c->err);
 
     if (st == MB_OK)
         st = mb_arg_bool(c->args, "explain", false, &s->explain, &c->err);
-    if (st != MB_OK)
+    if (st == MB_OK)
+        st = mb_arg_u64(c->args, "rerank", 0, 0, max_k, &rerank, &c->err);
+    if (st == MB_OK && rerank > 0 && mb_value_get(c->args, "text") == NULL)
+        st = mb_error_set(
+            &c->err, MB_ERR_BAD_ARG, "rerank goes with one query of a text");
+    s->rerank = (size_t)rerank;
+    if (st == MB_OK)
+        st = ask_vectors(s, queries);
+    if (st != MB_OK || s->asks)
         return st;
     return queries != NULL ? answer_many(s, queries)
                            : read_and_answer(s, c->args);
@@ -296,11 +369,17 @@ query(struct session *s)
 COMMAND_HANDLER(cmd_query)
 {
     struct session s = {.c = c};
+    bool has_vectors = c->vectors.batch != NULL;
     mb_status st = finder_begin(&s.f, c, w);
 
-    (void)later;
     if (st == MB_OK)
         st = query(&s);
     finder_end(&s.f);
+    *later = st == MB_OK && s.asks;
+    if (*later) {
+        bool asks_vectors = !has_vectors && c->vectors.batch != NULL;
+
+        call_ask(c, asks_vectors ? &c->vectors : &c->scores);
+    }
     return st;
 }

@@ -2,6 +2,7 @@
  * daemon/cmd_read.c - get, list, embed, and what replies have in common.
  * Threads: a worker or mb-io; each call in its own snapshot. */
 #include "cmd_read.h"
+#include "batch.h"
 
 #include <string.h>
 
@@ -289,16 +290,8 @@ embed_terms(const struct mb_lsa *lsa, const struct mb_term *terms, size_t n,
 }
 
 static mb_status
-embed_text(struct call *c, const struct mb_lsa *lsa, struct mb_analyzer *an,
-    const struct mb_value *text, size_t i)
+check_text(struct call *c, const struct mb_value *text, size_t i)
 {
-    size_t dim = mb_lsa_dim(lsa);
-    float *vector = mb_arena_alloc(c->arena, dim * sizeof *vector);
-    uint8_t *bytes = mb_arena_alloc(c->arena, dim * sizeof *vector);
-    struct mb_term *terms;
-    size_t n;
-    mb_status st;
-
     if (text->type != MB_TYPE_STR)
         return mb_error_set(
             &c->err, MB_ERR_BAD_ARG, "texts: item %zu is not a string", i);
@@ -306,18 +299,40 @@ embed_text(struct call *c, const struct mb_lsa *lsa, struct mb_analyzer *an,
         return mb_error_set(&c->err, MB_ERR_TOO_LARGE,
             "texts: item %zu has %zu bytes, at most %u are possible", i,
             text->s.size, MAX_TEXT_BYTES);
-    if (vector == NULL || bytes == NULL)
+    return MB_OK;
+}
+
+static mb_status
+write_vector(struct call *c, const float *vector, size_t dim)
+{
+    uint8_t *bytes = mb_arena_alloc(c->arena, 4 * dim);
+
+    if (bytes == NULL)
         return mb_error_set(&c->err, MB_ERR_NOMEM, "vector");
-    st = mb_analyze(an, text->s, c->arena, &terms, &n, &c->err);
-    if (st == MB_OK)
-        st = embed_terms(lsa, terms, n, c->arena, vector, NULL, &c->err);
-    if (st != MB_OK)
-        return st;
     for (size_t j = 0; j < dim; j++) {
         mb_put_lef32(bytes + 4 * j, vector[j]);
     }
     mb_write_bin(&c->w, mb_slice_of(bytes, 4 * dim));
     return MB_OK;
+}
+
+static mb_status
+embed_text(struct call *c, const struct mb_lsa *lsa, struct mb_analyzer *an,
+    const struct mb_value *text, size_t i)
+{
+    size_t dim = mb_lsa_dim(lsa);
+    float *vector = mb_arena_alloc(c->arena, dim * sizeof *vector);
+    struct mb_term *terms;
+    size_t n;
+    mb_status st = check_text(c, text, i);
+
+    if (st == MB_OK && vector == NULL)
+        st = mb_error_set(&c->err, MB_ERR_NOMEM, "vector");
+    if (st == MB_OK)
+        st = mb_analyze(an, text->s, c->arena, &terms, &n, &c->err);
+    if (st == MB_OK)
+        st = embed_terms(lsa, terms, n, c->arena, vector, NULL, &c->err);
+    return st == MB_OK ? write_vector(c, vector, dim) : st;
 }
 
 static mb_status
@@ -347,22 +362,68 @@ embed(struct call *c, struct worker *w, const struct mb_collection *coll,
     return st;
 }
 
+/* By the model: it is asked first, then its vectors are written. */
+static mb_status
+embed_by_model(struct call *c, uint32_t generation, bool *asks)
+{
+    const struct mb_value *texts = mb_value_get(c->args, "texts");
+    uint64_t max = daemon_config(c->d)->max_texts;
+    struct call_answers *a = &c->vectors;
+    size_t n = texts->array.n;
+    size_t dim;
+    mb_status st = reader_check(c->d->reader, "embed", &c->err);
+
+    if (st == MB_OK && n > max)
+        st = mb_error_set(&c->err, MB_ERR_TOO_LARGE,
+            "%zu texts, max_texts is %llu", n, (unsigned long long)max);
+    *asks = a->batch == NULL;
+    if (st == MB_OK && *asks)
+        st = batch_new(
+            c->d->reader, MB_TASK_EMBED, c->deadline_ns, &a->batch, &c->err);
+    for (size_t i = 0; i < n && st == MB_OK && *asks; i++) {
+        st = check_text(c, &texts->array.items[i], i);
+        if (st == MB_OK)
+            st = batch_add(a->batch, mb_slice_of(NULL, 0),
+                texts->array.items[i].s, &c->err);
+    }
+    if (st != MB_OK || *asks)
+        return st;
+    dim = mb_engine_dim(reader_engine(c->d->reader));
+    mb_write_map(&c->w, 3);
+    mb_write_kv_uint(&c->w, "dim", dim);
+    mb_write_kv_uint(&c->w, "generation", generation);
+    mb_write_cstr(&c->w, "vectors");
+    mb_write_array(&c->w, n);
+    for (size_t i = 0; i < n && st == MB_OK; i++) {
+        st = write_vector(c, batch_vector(a->batch, i), dim);
+    }
+    return st;
+}
+
 COMMAND_HANDLER(cmd_embed)
 {
     struct mb_snapshot *snap = NULL;
     struct embedding *emb = NULL;
-    struct mb_collection coll;
-    mb_status st = call_snapshot(c, &snap, &coll);
+    struct mb_collection coll = {.settings.embedding = MB_EMBED_ANCHOR};
+    bool asks = false;
+    mb_status st = MB_OK;
 
-    (void)later;
-    if (st == MB_OK && coll.settings.embedding != MB_EMBED_LSA)
+    if (mb_value_get(c->args, "collection") != NULL)
+        st = call_snapshot(c, &snap, &coll);
+    if (st == MB_OK && coll.settings.embedding == MB_EMBED_ANCHOR) {
+        st = embed_by_model(c, coll.generation, &asks);
+    } else if (st == MB_OK && coll.settings.embedding != MB_EMBED_LSA) {
         st = mb_error_set(&c->err, MB_ERR_MISMATCH,
             "collection %s has no embedding of the daemon's", coll.name);
-    if (st == MB_OK)
+    } else if (st == MB_OK) {
         st = embedder_ref(c->d->embedder, snap, &coll, &emb, &c->err);
-    if (st == MB_OK)
-        st = embed(c, w, &coll, embedding_lsa(emb));
+        if (st == MB_OK)
+            st = embed(c, w, &coll, embedding_lsa(emb));
+    }
     embedder_unref(c->d->embedder, emb);
     mb_snapshot_end(snap);
+    *later = st == MB_OK && asks;
+    if (*later)
+        call_ask(c, &c->vectors);
     return st;
 }

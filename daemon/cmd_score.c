@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * daemon/cmd_score.c - score: how likely the model finds a text.
  *
- * The context (with passages, where memory asks for them) and the text are
- * encoded as one, so that words merge as they would when read; a token that
- * belongs to both is counted as the text's.
  * Threads: a worker, then mb-model. */
 #include "cmd_read.h"
 #include "memory.h"
@@ -19,6 +16,7 @@
 struct scoring {
     struct call *c;
     bool per_token;
+    bool asks; /* the model is to be asked what to look for first */
     size_t text_bytes;
     size_t n_context;
     size_t window;
@@ -39,45 +37,6 @@ scoring_free(struct scoring *s)
 
 /* ---- tokens ---- */
 
-/* Ids of context and text, and how many are the context's alone. */
-static mb_status
-encode_both(const struct reader *r, struct mb_slice context,
-    struct mb_slice text, struct mb_buffer *ids, size_t *n_context,
-    struct mb_error *err)
-{
-    mb_token_id bos = mb_tokenizer_bos(reader_tokenizer(r));
-    struct mb_buffer both;
-    struct mb_buffer tokens;
-    mb_status st = MB_OK;
-
-    mb_buffer_init(&both, MAX_TOKEN_BYTES);
-    mb_buffer_init(&tokens, MAX_TOKEN_BYTES);
-    *n_context = 0;
-    st = mb_buffer_append(&both, context.data, context.size);
-    if (st == MB_OK)
-        st = mb_buffer_append(&both, text.data, text.size);
-    if (st == MB_OK && reader_n_head(r) > 0) {
-        st = mb_buffer_append(ids, &bos, sizeof bos);
-        *n_context = 1;
-    }
-    if (st == MB_OK)
-        st = mb_tokenizer_encode(
-            reader_tokenizer(r), NULL, mb_buffer_slice(&both), &tokens, err);
-    for (size_t at = 0; at < tokens.size && st == MB_OK;
-         at += sizeof(struct mb_token)) {
-        struct mb_token t;
-
-        memcpy(&t, tokens.data + at, sizeof t);
-        st = mb_buffer_append(ids, &t.id, sizeof t.id);
-        if ((size_t)t.start + t.size <= context.size && context.size > 0)
-            *n_context += 1;
-    }
-    mb_buffer_fini(&both);
-    mb_buffer_fini(&tokens);
-    return st == MB_OK ? st
-                       : mb_error_set(err, st, "text of %zu bytes", text.size);
-}
-
 struct encoding {
     const struct reader *r;
     struct mb_slice text;
@@ -91,7 +50,7 @@ encode_context(void *arg, struct mb_slice context, struct mb_buffer *tokens,
     const struct encoding *e = arg;
     size_t n_context;
 
-    return encode_both(e->r, context, e->text, tokens, &n_context, err);
+    return reader_encode_both(e->r, context, e->text, tokens, &n_context, err);
 }
 
 /* ---- the reply ---- */
@@ -177,13 +136,16 @@ pack(struct scoring *s, struct worker *w, struct mb_buffer *ids)
     if (st == MB_OK && memory.query.size == 0 && p.prompt.size == 0)
         memory.query = s->text;
     if (st == MB_OK)
-        st = memory_pack(&p);
+        st = memory_ask(c, w, &memory, p.prompt, &s->asks);
+    if (st != MB_OK || s->asks)
+        return st;
+    st = memory_pack(&p);
     if (st != MB_OK)
         return st;
     mb_writer_init(&used, &s->used);
     memory_write_used(&used, p.used, p.n_used);
     mb_buffer_clear(ids);
-    st = encode_both(r, p.text, s->text, ids, &s->n_context, &c->err);
+    st = reader_encode_both(r, p.text, s->text, ids, &s->n_context, &c->err);
     if (st == MB_OK && used.status != MB_OK)
         st = mb_error_set(&c->err, used.status, "passages");
     return st;
@@ -207,9 +169,9 @@ submit(struct scoring *s, struct worker *w, bool *later)
         s->window - n_head, &stride, &c->err);
     if (st == MB_OK)
         st = pack(s, w, &ids);
-    if (st == MB_OK && ids.size == 0)
+    if (st == MB_OK && !s->asks && ids.size == 0)
         st = mb_error_set(&c->err, MB_ERR_BAD_ARG, "text has no tokens");
-    if (st == MB_OK) {
+    if (st == MB_OK && !s->asks) {
         struct mb_engine_request q = {
             .task = MB_TASK_SCORE,
             .tokens = (const mb_token_id *)(const void *)ids.data,
@@ -253,7 +215,12 @@ COMMAND_HANDLER(cmd_score)
         st = mb_arg_bool(c->args, "per_token", false, &s->per_token, &c->err);
     if (st == MB_OK)
         st = submit(s, w, later);
-    if (st != MB_OK)
+    // Once it is submitted, s is no longer ours to look at.
+    if (st != MB_OK || !*later) {
         scoring_free(s);
+        *later = st == MB_OK;
+        if (st == MB_OK)
+            call_ask(c, &c->vectors);
+    }
     return st;
 }

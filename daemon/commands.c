@@ -14,6 +14,8 @@
 
 #include <string.h>
 
+#include "batch.h"
+
 #define MAX_VALUES   4000000u /* in one message */
 #define SMALL_BYTES  65536u   /* larger messages go to the bulk queue */
 #define MAX_OP_SHOWN 40
@@ -65,9 +67,10 @@ const struct command commands[] = {
         {"one_per_document", ARG_BOOL, false},
         {"exact", ARG_BOOL, false},
         {"nprobe", ARG_INT, false},
-        {"explain", ARG_BOOL, false}}},
+        {"explain", ARG_BOOL, false},
+        {"rerank", ARG_INT, false}}},
     {"embed", cmd_embed, COMMAND_READ, {
-        COLLECTION,
+        {"collection", ARG_STR, false},
         {"texts", ARG_ARRAY, true}}},
     {"stats", cmd_stats, COMMAND_READ, {
         {"collection", ARG_STR, false},
@@ -209,6 +212,10 @@ call_finish(struct call *c, mb_status st, const struct mb_error *err)
             (now - c->rq->arrived_ns) / 1000, st == MB_OK);
     server_reply(c->rq, &c->reply);
     mb_buffer_fini(&c->reply);
+    batch_free(c->vectors.batch);
+    mb_free(c->vectors.keys);
+    batch_free(c->scores.batch);
+    mb_free(c->scores.keys);
     mb_free(c);
 }
 
@@ -402,6 +409,40 @@ run_call(void *arg, struct worker *w)
         call_finish(c, st, &c->err);
     if (arena != NULL)
         daemon_arena_give(d, arena);
+}
+
+/* On mb-model. */
+static void
+on_answers(void *arg, struct batch *b, mb_status st, const struct mb_error *err)
+{
+    struct call *c = arg;
+
+    (void)b;
+    if (st != MB_OK) {
+        call_finish(c, st, err);
+        return;
+    }
+    c->task.fn = run_call;
+    c->task.arg = c;
+    dispatch_post(c->d->dispatch, false, &c->task);
+}
+
+void
+call_ask(struct call *c, struct call_answers *answers)
+{
+    batch_run(answers->batch, on_answers, c);
+}
+
+size_t
+call_answer(const struct call_answers *answers, uint64_t key)
+{
+    size_t n = answers->batch != NULL ? batch_size(answers->batch) : 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (answers->keys[i] == key)
+            return i;
+    }
+    return SIZE_MAX;
 }
 
 /* ---- arrival ---- */

@@ -3,6 +3,8 @@
  * Threads: as its call. */
 #include "finder.h"
 
+#include "batch.h"
+
 const char *const finder_modes[3] = {"hybrid", "dense", "lexical"};
 
 mb_status
@@ -15,7 +17,56 @@ finder_begin(struct finder *f, struct call *c, struct worker *w)
     if (st == MB_OK && f->coll.settings.embedding == MB_EMBED_LSA &&
         f->coll.generation != 0)
         st = embedder_ref(c->d->embedder, f->snap, &f->coll, &f->emb, &c->err);
+    if (st == MB_OK && f->coll.settings.embedding == MB_EMBED_ANCHOR)
+        st = anchor_state_of(c->d->reader, f->snap, &f->coll, c->arena,
+            &f->anchor, &f->model, &c->err);
     return st;
+}
+
+static uint64_t
+key_of(struct mb_slice text)
+{
+    return mb_hash64(text.data, text.size, 0);
+}
+
+mb_status
+finder_ask(struct finder *f, const struct mb_slice *texts, size_t n, bool *asks)
+{
+    struct call *c = f->c;
+    struct call_answers *a = &c->vectors;
+    mb_status st;
+
+    *asks = false;
+    if (f->coll.settings.embedding != MB_EMBED_ANCHOR ||
+        f->anchor != ANCHOR_LIVE || a->batch != NULL || n == 0)
+        return MB_OK;
+    st = batch_new(
+        c->d->reader, MB_TASK_EMBED, c->deadline_ns, &a->batch, &c->err);
+    a->keys = mb_calloc(n, sizeof *a->keys);
+    if (st == MB_OK && a->keys == NULL)
+        st = mb_error_set(&c->err, MB_ERR_NOMEM, "%zu questions", n);
+    for (size_t i = 0; i < n && st == MB_OK; i++) {
+        a->keys[i] = key_of(texts[i]);
+        st = batch_add(a->batch, mb_slice_of(NULL, 0), texts[i], &c->err);
+    }
+    *asks = st == MB_OK;
+    return st;
+}
+
+/* The vector that the model made of this text, if it was asked. */
+static void
+take_vector(const struct finder *f, struct mb_slice text, struct mb_query *q)
+{
+    const struct call_answers *a = &f->c->vectors;
+    size_t i = call_answer(a, key_of(text));
+
+    if (f->anchor != ANCHOR_LIVE || i == SIZE_MAX)
+        return;
+    q->vector = batch_vector(a->batch, i);
+    q->dim = mb_engine_dim(reader_engine(f->c->d->reader));
+    // Between the two runs another generation may have come.
+    if (q->dim != f->coll.dim)
+        q->vector = NULL;
 }
 
 void
@@ -53,9 +104,13 @@ finder_prepare(const struct finder *f, struct mb_slice text, struct mb_query *q,
     }
     if (analyzed_ns != NULL)
         *analyzed_ns = mb_clock_ns();
-    if (st != MB_OK || text.size == 0 || f->emb == NULL || q->vector != NULL ||
+    if (st != MB_OK || text.size == 0 || q->vector != NULL ||
         q->mode == MB_SEARCH_LEXICAL)
         return st;
+    if (f->coll.settings.embedding == MB_EMBED_ANCHOR)
+        take_vector(f, text, q);
+    if (f->emb == NULL)
+        return MB_OK;
     dim = mb_lsa_dim(embedding_lsa(f->emb));
     vector = mb_arena_alloc(c->arena, dim * sizeof *vector);
     if (vector == NULL)

@@ -6,6 +6,7 @@
 #ifndef DAEMON_FINDER_H
 #define DAEMON_FINDER_H
 
+#include "anchor.h"
 #include "cmd_read.h"
 
 #define FINDER_MAX_TEXT 65536 /* bytes of a question */
@@ -16,6 +17,8 @@ struct finder {
     struct mb_snapshot *snap;
     struct mb_collection coll;
     struct embedding *emb; /* NULL: none is served */
+    anchor_state anchor;   /* collections of kind anchor */
+    struct mb_slice model; /* that their vectors are of */
 };
 
 /* A snapshot of the collection that the call names, with its embedding.
@@ -29,6 +32,11 @@ void finder_end(struct finder *f);
  * NULL): when the terms were there. Errors: TOO_LARGE, NOMEM. */
 MB_MUST_USE mb_status finder_prepare(const struct finder *f,
     struct mb_slice text, struct mb_query *q, uint64_t *analyzed_ns);
+/* The model makes the vectors of questions to a collection of kind anchor. If
+ * it does and was not asked yet, note these texts in c->vectors and say true:
+ * the caller ends the finder, calls call_ask and is run again. Errors: NOMEM. */
+MB_MUST_USE mb_status finder_ask(
+    struct finder *f, const struct mb_slice *texts, size_t n, bool *asks);
 /* "hybrid", "dense", "lexical", or args' own. Errors: BAD_ARG. */
 MB_MUST_USE mb_status finder_read_mode(
     const struct mb_value *args, mb_search_mode *out, struct mb_error *err);

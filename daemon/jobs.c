@@ -22,7 +22,9 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "anchor.h"
 #include "call.h"
+#include "need.h"
 #include "refit.h"
 
 #define KEPT_JOBS    32
@@ -43,7 +45,7 @@ typedef enum job_state {
 } job_state;
 
 static const char *const kind_names[] = {
-    "refit", "tree", "purge", "snapshot", "verify"};
+    "refit", "tree", "purge", "snapshot", "verify", "embed"};
 static const char *const state_names[] = {
     "waiting", "running", "done", "failed", "cancelled"};
 
@@ -83,6 +85,8 @@ struct watch {
     uint64_t mark_ns;       /* growth is measured from here; 0: not yet */
     uint64_t mark_n;        /* size_of then */
     bool is_calm;           /* grew slowly when last measured */
+    mb_segno embedded_to;   /* kind anchor: segments below have vectors */
+    bool is_dormant;        /* kind anchor: they are another model's */
     bool wanted;            /* by rebuild, or by a put that waits */
     bool seen;              /* in this look */
 };
@@ -357,54 +361,33 @@ jobs_want_refit(struct jobs *j, mb_collection_id coll)
     (void)pthread_mutex_unlock(&j->lock);
 }
 
-/* What the dense index of a collection needs. */
-enum need {
-    NEED_NOTHING,
-    NEED_WHEN_QUIET, /* has doubled since its last fit */
-    NEED_NOW         /* has none, or has grown four times */
-};
-
-static enum need
-need_of(const struct config *cfg, const struct mb_collection *coll)
+/* Are vectors of the model's missing, which it will make? Under the lock. */
+static bool
+is_behind(struct jobs *j, const struct mb_collection *coll)
 {
-    uint64_t fitted = coll->fitted_segments > 0 ? coll->fitted_segments : 1;
+    const struct watch *w;
 
-    if (!cfg->refit)
-        return NEED_NOTHING;
-    if (coll->settings.embedding == MB_EMBED_CLIENT)
-        return coll->n_vectors >= cfg->flat_below &&
-                       coll->n_vectors >= 4 * fitted
-                   ? NEED_NOW
-                   : NEED_NOTHING;
-    if (coll->settings.embedding != MB_EMBED_LSA ||
-        coll->n_segments < cfg->refit_min_segments)
-        return NEED_NOTHING;
-    if (coll->generation == 0 || coll->n_segments >= 4 * fitted)
-        return NEED_NOW;
-    return coll->n_segments >= 2 * fitted ? NEED_WHEN_QUIET : NEED_NOTHING;
-}
-
-uint64_t
-jobs_pending(const struct config *cfg, const struct mb_collection *coll)
-{
-    // A client decides which documents have a vector, and it comes with them.
-    if (coll->settings.embedding == MB_EMBED_CLIENT ||
-        need_of(cfg, coll) == NEED_NOTHING)
-        return 0;
-    return coll->n_segments > coll->n_vectors
-               ? coll->n_segments - coll->n_vectors
-               : 0;
+    if (coll->settings.embedding != MB_EMBED_ANCHOR ||
+        reader_absence(j->d->reader) != NULL || !daemon_config(j->d)->refit)
+        return false;
+    w = watch_of(j, coll->id);
+    return w != NULL && !w->is_dormant &&
+           (w->created_ms != coll->created_ms ||
+               coll->next_segno > w->embedded_to);
 }
 
 /* Has a waiting put what it waits for? One that brought documents: a served
- * generation, as their vectors are written with them. An empty one is a
- * barrier and waits until nothing is due. */
+ * generation, as their vectors are written with them (but those of the
+ * model's, which follow). An empty one is a barrier and waits until nothing is
+ * due. Under the lock. */
 static bool
-is_served(const struct config *cfg, const struct mb_collection *coll,
-    const struct call *c)
+is_served(
+    struct jobs *j, const struct mb_collection *coll, const struct call *c)
 {
-    enum need need = need_of(cfg, coll);
+    enum need need = need_of(daemon_config(j->d), coll);
 
+    if (is_behind(j, coll))
+        return false;
     return need == NEED_NOTHING || (!c->is_barrier && coll->generation != 0);
 }
 
@@ -420,8 +403,10 @@ must_wait(struct jobs *j, const struct call *c)
         return false;
     wait = mb_collection_get(snap, mb_slice_cstr(c->collection), &coll, NULL) ==
                MB_OK &&
-           coll.id == c->collection_id &&
-           !is_served(daemon_config(j->d), &coll, c);
+           coll.id == c->collection_id;
+    (void)pthread_mutex_lock(&j->lock);
+    wait = wait && !is_served(j, &coll, c);
+    (void)pthread_mutex_unlock(&j->lock);
     mb_snapshot_end(snap);
     return wait;
 }
@@ -622,6 +607,10 @@ look_at(struct jobs *j, const struct mb_collection *coll, uint64_t now,
     if (w != NULL) {
         if (w->created_ms != coll->created_ms ||
             w->next_segno != coll->next_segno) {
+            if (w->created_ms != coll->created_ms) {
+                w->embedded_to = 0;
+                w->is_dormant = false;
+            }
             w->created_ms = coll->created_ms;
             w->next_segno = coll->next_segno;
             w->changed_ns = now;
@@ -641,7 +630,7 @@ look_at(struct jobs *j, const struct mb_collection *coll, uint64_t now,
 
 /* All collections, to see which waiters have nothing to wait for. */
 struct census {
-    const struct config *cfg;
+    struct jobs *j;
     const struct mb_collection *list;
     size_t n;
 };
@@ -654,7 +643,7 @@ is_settled(const struct call *c, const void *arg)
 
     for (size_t i = 0; i < census->n; i++) {
         if (census->list[i].id == c->collection_id)
-            return is_served(census->cfg, &census->list[i], c);
+            return is_served(census->j, &census->list[i], c);
     }
     return true;
 }
@@ -662,7 +651,7 @@ is_settled(const struct call *c, const void *arg)
 static void
 release_waiters(struct jobs *j, const struct mb_collection *list, size_t n)
 {
-    const struct census census = {daemon_config(j->d), list, n};
+    const struct census census = {j, list, n};
     struct call *c = take_waiters(j, is_settled, &census);
 
     while (c != NULL) {
@@ -696,6 +685,104 @@ find_due(struct jobs *j, struct mb_collection *out, uint64_t *next)
             found = true;
         }
     }
+    mb_snapshot_end(snap);
+    if (arena != NULL)
+        daemon_arena_give(j->d, arena);
+    return found;
+}
+
+/* Purge what a new generation has taken the place of. */
+static void
+purge_replaced(struct jobs *j, struct job *job,
+    const struct mb_collection *coll, uint32_t generation)
+{
+    struct refit r = {.store = j->d->store,
+        .coll = *coll,
+        .progress = on_progress,
+        .arg = job};
+
+    if (generation != 0 && refit_purge(&r, generation, NULL) != MB_OK)
+        mb_log(
+            MB_LOG_INFO, "job.left", "generation=%u until=restart", generation);
+}
+
+/* Make the vectors that the model owes a collection; renew: even if those that
+ * it has are of another model. */
+static void
+embed(struct jobs *j, const struct mb_collection *coll, bool renew)
+{
+    struct job *job = job_new(j, JOB_EMBED, coll->name);
+    struct mb_error err = {0};
+    struct anchor_sync s = {
+        .store = j->d->store,
+        .reader = j->d->reader,
+        .coll = *coll,
+        .renew = renew,
+        .progress = on_progress,
+        .arg = job,
+    };
+    struct watch *w;
+    mb_status st;
+
+    if (job == NULL)
+        return;
+    (void)pthread_mutex_lock(&j->lock);
+    job_add(j, job);
+    w = watch_of(j, coll->id);
+    if (w != NULL && !renew)
+        s.from = w->embedded_to;
+    (void)pthread_mutex_unlock(&j->lock);
+    job_begin(j, job);
+    st = anchor_sync_run(&s, &err);
+    purge_replaced(j, job, coll, s.replaced);
+    (void)pthread_mutex_lock(&j->lock);
+    if (w != NULL) {
+        w->embedded_to = s.done_to;
+        w->is_dormant = s.state == ANCHOR_DORMANT;
+        if (st != MB_OK)
+            w->not_before_ns = mb_clock_ns() + RETRY_NS;
+    }
+    j->changed = true;
+    (void)pthread_mutex_unlock(&j->lock);
+    if (s.state == ANCHOR_DORMANT)
+        mb_log(MB_LOG_WARN, "embedding.dormant",
+            "collection=\"%s\" vectors=%llu cause=\"another model made them\"",
+            coll->name, (unsigned long long)coll->n_vectors);
+    (void)job_end(j, job, st, &err);
+    finish_all(st == MB_OK || is_stopping(j)
+                   ? NULL
+                   : take_waiters(j, is_of_collection, coll),
+        MB_ERR_TIMEOUT, "stored, but the model made no vectors");
+}
+
+/* The collection whose vectors are behind, if any. */
+static bool
+find_behind(struct jobs *j, struct mb_collection *out, uint64_t *next)
+{
+    struct mb_arena *arena = daemon_arena_take(j->d);
+    struct mb_snapshot *snap = NULL;
+    struct mb_collection *list;
+    uint64_t now = mb_clock_ns();
+    bool found = false;
+    size_t n = 0;
+
+    if (arena == NULL || mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK ||
+        mb_collection_list(snap, arena, &list, &n, NULL) != MB_OK)
+        n = 0;
+    (void)pthread_mutex_lock(&j->lock);
+    for (size_t i = 0; i < n && !found; i++) {
+        const struct watch *w;
+
+        if (!is_behind(j, &list[i]))
+            continue;
+        w = watch_of(j, list[i].id);
+        found = w != NULL && w->not_before_ns <= now;
+        if (found)
+            *out = list[i];
+        else if (w != NULL && w->not_before_ns < *next)
+            *next = w->not_before_ns;
+    }
+    (void)pthread_mutex_unlock(&j->lock);
     mb_snapshot_end(snap);
     if (arena != NULL)
         daemon_arena_give(j->d, arena);
@@ -846,7 +933,14 @@ run_jobs(void *arg)
         wait_for_change(j, next);
         pause_a_little(j);
         while (!is_stopping(j) && find_due(j, &coll, &next)) {
-            refit(j, &coll);
+            if (coll.settings.embedding == MB_EMBED_ANCHOR &&
+                need_of(daemon_config(j->d), &coll) == NEED_NOTHING)
+                embed(j, &coll, true); // by rebuild
+            else
+                refit(j, &coll);
+        }
+        while (!is_stopping(j) && find_behind(j, &coll, &next)) {
+            embed(j, &coll, false);
         }
     }
 }

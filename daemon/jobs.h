@@ -22,7 +22,8 @@ typedef enum job_kind {
     JOB_TREE,     /* the same for vectors of clients */
     JOB_PURGE,    /* erase a generation that is not served */
     JOB_SNAPSHOT, /* hot copy */
-    JOB_VERIFY
+    JOB_VERIFY,
+    JOB_EMBED /* vectors of segments by the model that reads */
 } job_kind;
 
 /* NULL when memory is short. d must outlive it. */

@@ -237,7 +237,7 @@ make_passage(
     mb_buffer_clear(&k->tokens);
     if (st == MB_OK)
         st = reader_encode(
-            c->d->reader, NULL, false, out->packed, &k->tokens, &c->err);
+            c->d->reader, false, out->packed, &k->tokens, &c->err);
     out->n_tokens = n_tokens(k);
     return st;
 }
@@ -265,25 +265,50 @@ choose(struct packer *k, const struct mb_hit *hits, size_t n, size_t base)
     return st;
 }
 
+/* What is looked for: a question is short, and of a long prompt the end is
+ * what counts. */
+static struct mb_slice
+question_of(const struct memory *m, struct mb_slice prompt)
+{
+    struct mb_slice text = m->query.size > 0 ? m->query : prompt;
+    size_t cut = 0;
+
+    if (text.size > FINDER_MAX_TEXT)
+        cut = text.size - FINDER_MAX_TEXT;
+    while (cut > 0 && cut < text.size && (text.data[cut] & 0xc0) == 0x80) {
+        cut++;
+    }
+    return mb_slice_of(text.data + cut, text.size - cut);
+}
+
+mb_status
+memory_ask(struct call *c, struct worker *w, const struct memory *m,
+    struct mb_slice prompt, bool *asks)
+{
+    struct mb_slice text = question_of(m, prompt);
+    struct finder f;
+    mb_status st;
+
+    *asks = false;
+    if (m->n_retrieve == 0 || m->mode == MB_SEARCH_LEXICAL || text.size == 0)
+        return MB_OK;
+    st = finder_begin(&f, c, w);
+    if (st == MB_OK)
+        st = finder_ask(&f, &text, 1, asks);
+    finder_end(&f);
+    return st;
+}
+
 static mb_status
 find(struct packer *k, struct mb_hit **hits, size_t *n)
 {
     const struct memory *m = k->p->memory;
     struct mb_query q = {
         .mode = m->mode, .k = m->n_retrieve, .filter = m->filter};
-    struct mb_slice text = m->query.size > 0 ? m->query : k->p->prompt;
+    struct mb_slice text = question_of(m, k->p->prompt);
     struct call *c = k->p->c;
     mb_status st;
 
-    // A question is short; of a long prompt the end is what counts.
-    if (text.size > FINDER_MAX_TEXT) {
-        size_t cut = text.size - FINDER_MAX_TEXT;
-
-        while (cut < text.size && (text.data[cut] & 0xc0) == 0x80) {
-            cut++;
-        }
-        text = mb_slice_of(text.data + cut, text.size - cut);
-    }
     *n = 0;
     st = finder_prepare(&k->f, text, &q, NULL);
     if (st == MB_OK && (q.mode != MB_SEARCH_DENSE || k->f.coll.generation != 0))

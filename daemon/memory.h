@@ -26,6 +26,12 @@ struct memory {
  * TOO_LARGE. */
 MB_MUST_USE mb_status memory_read(struct call *c, struct memory *out);
 
+/* If passages are looked for by vectors of the model's, and it was not asked
+ * yet: note the question in c->vectors and say true; the caller calls call_ask
+ * and is run again. prompt: as it will be packed. Errors: as memory_pack. */
+MB_MUST_USE mb_status memory_ask(struct call *c, struct worker *w,
+    const struct memory *m, struct mb_slice prompt, bool *asks);
+
 /* A passage that was used. */
 struct memory_passage {
     struct mb_slice id; /* of the document */

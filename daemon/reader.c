@@ -40,19 +40,6 @@ read_name(struct reader *r)
         (int)(name.size < 120 ? name.size : 120), (const char *)name.data);
 }
 
-/* What the file wants in front of a text, and what ends one. */
-static void
-read_ends(struct reader *r)
-{
-    bool adds_bos = true;
-
-    if (mb_gguf_bool(
-            r->gguf, "tokenizer.ggml.add_bos_token", &adds_bos, NULL) != MB_OK)
-        adds_bos = true;
-    r->n_head = adds_bos && mb_tokenizer_bos(r->tokenizer) >= 0 ? 1 : 0;
-    r->eos = mb_tokenizer_eos(r->tokenizer);
-}
-
 /* What makes it more than a file. */
 static mb_status
 open_engine(struct reader *r, const struct config *cfg, struct mb_error *err)
@@ -69,7 +56,10 @@ open_engine(struct reader *r, const struct config *cfg, struct mb_error *err)
     mb_status st = mb_tokenizer_new(r->gguf, &r->tokenizer, err);
 
     if (st == MB_OK)
-        read_ends(r);
+        r->n_head = mb_tokenizer_adds_bos(r->tokenizer) &&
+                            mb_tokenizer_bos(r->tokenizer) >= 0
+                        ? 1
+                        : 0;
     if (st == MB_OK)
         st = mb_decoder_open(r->gguf, &r->decoder, err);
     if (st == MB_OK)
@@ -198,8 +188,7 @@ reader_n_head(const struct reader *r)
 const mb_token_id *
 reader_ends(const struct reader *r, size_t *n)
 {
-    *n = r->eos >= 0 ? 1 : 0;
-    return &r->eos;
+    return mb_tokenizer_ends(r->tokenizer, n);
 }
 
 void
@@ -214,27 +203,53 @@ reader_fingerprint(struct reader *r, uint8_t out[READER_FINGERPRINT])
 }
 
 mb_status
-reader_encode(const struct reader *r, struct mb_token_cache *cache, bool head,
-    struct mb_slice text, struct mb_buffer *out, struct mb_error *err)
+reader_encode_both(const struct reader *r, struct mb_slice context,
+    struct mb_slice text, struct mb_buffer *ids, size_t *n_context,
+    struct mb_error *err)
 {
     mb_token_id bos = mb_tokenizer_bos(r->tokenizer);
+    struct mb_buffer both;
     struct mb_buffer tokens;
-    mb_status st = MB_OK;
+    mb_status st;
 
+    mb_buffer_init(&both, MAX_TOKEN_BYTES);
     mb_buffer_init(&tokens, MAX_TOKEN_BYTES);
-    if (head && r->n_head > 0)
-        st = mb_buffer_append(out, &bos, sizeof bos);
+    *n_context = r->n_head;
+    st = mb_buffer_append(&both, context.data, context.size);
     if (st == MB_OK)
-        st = mb_tokenizer_encode(r->tokenizer, cache, text, &tokens, err);
+        st = mb_buffer_append(&both, text.data, text.size);
+    if (st == MB_OK && r->n_head > 0)
+        st = mb_buffer_append(ids, &bos, sizeof bos);
+    if (st == MB_OK)
+        st = mb_tokenizer_encode(
+            r->tokenizer, NULL, mb_buffer_slice(&both), &tokens, err);
     for (size_t at = 0; at < tokens.size && st == MB_OK;
          at += sizeof(struct mb_token)) {
         struct mb_token t;
 
         memcpy(&t, tokens.data + at, sizeof t);
-        st = mb_buffer_append(out, &t.id, sizeof t.id);
+        st = mb_buffer_append(ids, &t.id, sizeof t.id);
+        if (context.size > 0 && (size_t)t.start + t.size <= context.size)
+            *n_context += 1;
     }
+    mb_buffer_fini(&both);
     mb_buffer_fini(&tokens);
     return st == MB_OK
                ? st
                : mb_error_set(err, st, "tokens of %zu bytes", text.size);
+}
+
+mb_status
+reader_encode(const struct reader *r, bool head, struct mb_slice text,
+    struct mb_buffer *out, struct mb_error *err)
+{
+    const struct mb_prompt prompt = {.text = text};
+    mb_token_id bos = mb_tokenizer_bos(r->tokenizer);
+    mb_status st = MB_OK;
+
+    if (head && r->n_head > 0)
+        st = mb_buffer_append(out, &bos, sizeof bos);
+    if (st != MB_OK)
+        return mb_error_set(err, st, "tokens of %zu bytes", text.size);
+    return mb_tokenizer_encode_prompt(r->tokenizer, NULL, &prompt, out, err);
 }

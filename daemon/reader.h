@@ -44,10 +44,15 @@ const mb_token_id *reader_ends(const struct reader *r, size_t *n);
 /* Of the whole file. Slow for a large file when asked for the first time. */
 void reader_fingerprint(struct reader *r, uint8_t out[READER_FINGERPRINT]);
 
-/* Append the ids of text, with the head in front if `head`. cache may be NULL.
+/* Append the ids of text, with the head in front if `head`.
  * Errors: TOO_LARGE, NOMEM. */
-MB_MUST_USE mb_status reader_encode(const struct reader *r,
-    struct mb_token_cache *cache, bool head, struct mb_slice text,
-    struct mb_buffer *out, struct mb_error *err);
+MB_MUST_USE mb_status reader_encode(const struct reader *r, bool head,
+    struct mb_slice text, struct mb_buffer *out, struct mb_error *err);
+/* The same of a context and a text as one, so that words merge as they would
+ * when read. *n_context: ids, the head's included, that are the context's
+ * alone; one that belongs to both is the text's. Errors: TOO_LARGE, NOMEM. */
+MB_MUST_USE mb_status reader_encode_both(const struct reader *r,
+    struct mb_slice context, struct mb_slice text, struct mb_buffer *ids,
+    size_t *n_context, struct mb_error *err);
 
 #endif

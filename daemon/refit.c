@@ -219,7 +219,30 @@ fit_lsa(struct build *b, struct mb_error *err)
     return st;
 }
 
-/* Client vectors: a tree over a sample of them. */
+/* Bytes that the served generation keeps go over to the next one: they say
+ * which model its vectors are of. */
+static mb_status
+keep_embedding(struct build *b, struct mb_snapshot *snap,
+    const struct mb_collection *coll, struct mb_error *err)
+{
+    struct mb_arena *arena;
+    struct mb_slice bytes;
+    mb_status st;
+
+    if (coll->settings.embedding != MB_EMBED_ANCHOR)
+        return MB_OK;
+    arena = mb_arena_new(MAX_MODEL);
+    if (arena == NULL)
+        return mb_error_set(err, MB_ERR_NOMEM, "embedding");
+    st = mb_generation_embedding(
+        snap, coll, coll->generation, arena, &bytes, err);
+    if (st == MB_OK)
+        st = mb_buffer_append(&b->model, bytes.data, bytes.size);
+    mb_arena_free(arena);
+    return st;
+}
+
+/* Vectors made elsewhere: a tree over a sample of them. */
 static mb_status
 fit_client(struct build *b, struct mb_error *err)
 {
@@ -231,10 +254,11 @@ fit_client(struct build *b, struct mb_error *err)
 
     if (st != MB_OK)
         return st;
-    b->dim = coll.settings.dim;
+    b->dim = coll.dim;
     b->n_fitted = coll.n_vectors;
+    st = keep_embedding(b, snap, &coll, err);
     rows = mb_calloc(TREE_SAMPLE, b->dim * sizeof *rows);
-    if (rows == NULL)
+    if (st == MB_OK && rows == NULL)
         st = mb_error_set(err, MB_ERR_NOMEM, "%d vectors", TREE_SAMPLE);
     for (size_t i = 0; i < TREE_SAMPLE && st == MB_OK; i++) {
         // Evenly over all numbers; those without a vector are left out.

@@ -412,7 +412,7 @@ MB_MUST_USE mb_status mb_op_generation_begin_new(
     struct mb_slice collection, struct mb_op **out, struct mb_error *err);
 uint32_t mb_op_generation_result(const struct mb_op *op);
 /* embedding: bytes for mb_generation_embedding (empty for client vectors);
- * tree is copied. */
+ * tree is copied; NULL: one flat list. */
 MB_MUST_USE mb_status mb_op_generation_model_new(struct mb_slice collection,
     uint32_t generation, size_t dim, struct mb_slice embedding,
     const struct mb_tree *tree, struct mb_op **out, struct mb_error *err);

@@ -172,7 +172,8 @@ mb_op_generation_model_new(struct mb_slice collection, uint32_t generation,
     op->dim = dim;
     op->embedding_size = embedding.size;
     op->embedding = copy_of(embedding.data, embedding.size, 1);
-    if (op->embedding == NULL || mb_tree_copy(tree, &op->tree) != MB_OK)
+    if (op->embedding == NULL ||
+        (tree != NULL && mb_tree_copy(tree, &op->tree) != MB_OK))
         return no_memory(op, err);
     op->base.bytes = embedding.size;
     *out = &op->base;

@@ -9,17 +9,16 @@ and `used` names them; a client that goes, does not read, or has a deadline does
 not keep the model at work; a file that is no decoder leaves the rest served."""
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 
 import msgpack
 import zmq
 
 source = os.environ["MB_SOURCE_DIR"]
-build = os.environ["MB_BINARY_DIR"]
-TIMEOUT_MS = 60000
+sys.path.insert(0, os.path.join(source, "tests", "support"))
+from session import Client, Daemon, check, wait_for  # noqa: E402
+
 PROMPT = "The history of the world is the history of"
 DOCUMENTS = [
     {"id": "fear", "title": "Fear", "text":
@@ -29,83 +28,6 @@ DOCUMENTS = [
     {"id": "rome", "title": "Rome", "text":
      "When in Rome, do as the Romans do. " * 60},
 ]
-
-
-def check(ok, *what):
-    if not ok:
-        raise SystemExit(f"failed: {what}")
-
-
-class Daemon:
-    def __init__(self, folder, *options):
-        self.folder = folder
-        self.endpoint = f"ipc://{folder}/s"
-        self.log = open(os.path.join(folder, "log"), "a", encoding="utf-8")
-        self.process = subprocess.Popen(
-            [os.path.join(build, "daemon", "membankd"), "--store",
-             os.path.join(folder, "store"), "--listen", self.endpoint,
-             *options], stdout=self.log, stderr=self.log)
-        until = time.monotonic() + 30
-        while not os.path.exists(os.path.join(folder, "s")):
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise SystemExit(open(self.log.name, encoding="utf-8").read())
-            time.sleep(0.01)
-
-    def stop(self):
-        self.process.terminate()
-        check(self.process.wait(timeout=30) == 0, "exit",
-              self.process.returncode)
-
-
-class Client:
-    def __init__(self, daemon):
-        self.socket = zmq.Context.instance().socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVTIMEO, TIMEOUT_MS)
-        self.socket.connect(daemon.endpoint)
-        self.n = 0
-
-    def send(self, op, timeout_ms=None, **args):
-        self.n += 1
-        message = {"v": 1, "id": self.n, "op": op, "args": args}
-        if timeout_ms:
-            message["timeout_ms"] = timeout_ms
-        self.socket.send(msgpack.packb(message))
-        return self.n
-
-    def receive(self):
-        return msgpack.unpackb(self.socket.recv())
-
-    def ask(self, op, **args):
-        """Parts and the last reply."""
-        number = self.send(op, **args)
-        parts = []
-        while True:
-            reply = self.receive()
-            check(reply["id"] == number, "id", reply)
-            if not reply.get("more"):
-                return parts, reply
-            parts.append(reply["result"])
-
-    def result(self, op, **args):
-        reply = self.ask(op, **args)[1]
-        check(reply["ok"], op, args, reply)
-        return reply["result"]
-
-    def error(self, op, **args):
-        reply = self.ask(op, **args)[1]
-        check(not reply["ok"], op, args, reply)
-        return reply["error"]
-
-    def engine(self):
-        return self.result("stats")["engine"]
-
-
-def wait_for(what, condition):
-    until = time.monotonic() + 30
-    while not condition():
-        check(time.monotonic() < until, what, "took too long")
-        time.sleep(0.01)
 
 
 def check_texts(client):
