@@ -18,7 +18,10 @@
  *   -m N        sequences of other tokens that go along in each pass
  *   -g N        then choose N tokens, always the likeliest
  *   -u          do not ask for nll, so that logits go the way of sampling
- *   -o PREFIX   write PREFIX.logits, PREFIX.hidden, PREFIX.nll
+ *   -w N        no arrays: the sum of nll over windows of N tokens, each read
+ *               afresh, all tokens but the first of a window
+ *   -x          TOKENS is UTF-8 text
+ *   -o PREFIX   write PREFIX.tokens, PREFIX.logits, PREFIX.hidden, PREFIX.nll
  * Threads: the main thread; the pass has its own. */
 #include <math.h>
 #include <stdio.h>
@@ -38,7 +41,9 @@ struct options {
     int level; /* -1: the best */
     size_t n_mates;
     size_t n_greedy;
+    size_t window; /* 0: none */
     bool is_unscored;
+    bool is_text;
     const char *prefix;
     const char *model;
     const char *tokens;
@@ -120,7 +125,7 @@ parse(int argc, char **argv, struct options *opt)
         .chunk = SIZE_MAX,
         .n_threads = 1,
         .level = -1};
-    while ((c = getopt(argc, argv, "c:p:n:t:l:m:g:uo:")) != -1) {
+    while ((c = getopt(argc, argv, "c:p:n:t:l:m:g:uw:xo:")) != -1) {
         switch (c) {
         case 'c':
             opt->cache = (mb_cache_type)choose(optarg, caches, 3);
@@ -146,6 +151,12 @@ parse(int argc, char **argv, struct options *opt)
         case 'u':
             opt->is_unscored = true;
             break;
+        case 'w':
+            opt->window = number(optarg);
+            break;
+        case 'x':
+            opt->is_text = true;
+            break;
         case 'o':
             opt->prefix = optarg;
             break;
@@ -160,34 +171,76 @@ parse(int argc, char **argv, struct options *opt)
 }
 
 static void
-read_tokens(struct job *job)
+read_file(const char *path, struct mb_buffer *out)
 {
-    FILE *f = fopen(job->opt.tokens, "rb");
-    uint8_t word[4];
+    uint8_t part[4096];
+    size_t n;
+    FILE *f = fopen(path, "rb");
+    mb_buffer_init(out, SIZE_MAX / 2);
     if (!f)
         fail_usage("cannot open TOKENS");
-    if (fseek(f, 0, SEEK_END) != 0)
-        fail_usage("cannot read TOKENS");
-    job->n = (size_t)ftell(f) / 4;
-    rewind(f);
-    job->tokens = make(job->n, sizeof(*job->tokens));
-    job->targets = make(job->n, sizeof(*job->targets));
-    for (size_t i = 0; i < job->n && fread(word, 4, 1, f) == 1; i++)
-        job->tokens[i] = (mb_token_id)mb_get_le32(word);
+    while ((n = fread(part, 1, sizeof(part), f)) > 0) {
+        if (mb_buffer_append(out, part, n) != MB_OK)
+            fail_usage("TOKENS is too large");
+    }
     (void)fclose(f);
-    for (size_t i = 0; i < job->n; i++)
-        job->targets[i] = i + 1 < job->n ? job->tokens[i + 1] : -1;
 }
 
 static void
-write_array(const struct job *job, const char *name, const float *x, size_t n)
+write_array(const struct job *job, const char *name, const void *x, size_t n)
 {
     char path[4096];
     (void)snprintf(path, sizeof(path), "%s.%s", job->opt.prefix, name);
     FILE *f = fopen(path, "wb");
-    bool is_written = f && fwrite(x, sizeof(*x), n, f) == n;
+    bool is_written = f && fwrite(x, 4, n, f) == n;
     if ((f && fclose(f) != 0) || !is_written)
         fail_usage("cannot write an array");
+}
+
+/* ---- tokens ---- */
+
+static mb_status
+encode(struct job *job, struct mb_slice text, struct mb_error *err)
+{
+    struct mb_tokenizer *tok = NULL;
+    struct mb_buffer tokens;
+    mb_buffer_init(&tokens, SIZE_MAX / 2);
+    mb_status st = mb_tokenizer_new(job->gguf, &tok, err);
+    if (st == MB_OK)
+        st = mb_tokenizer_encode(tok, NULL, text, &tokens, err);
+    job->n = tokens.size / sizeof(struct mb_token);
+    job->tokens = make(job->n, sizeof(*job->tokens));
+    for (size_t i = 0; i < job->n; i++) {
+        struct mb_token token;
+        memcpy(&token, tokens.data + i * sizeof(token), sizeof(token));
+        job->tokens[i] = token.id;
+    }
+    mb_buffer_fini(&tokens);
+    mb_tokenizer_free(tok);
+    return st;
+}
+
+static mb_status
+read_tokens(struct job *job, struct mb_error *err)
+{
+    struct mb_buffer bytes;
+    mb_status st = MB_OK;
+    read_file(job->opt.tokens, &bytes);
+    if (job->opt.is_text) {
+        st = encode(job, mb_buffer_slice(&bytes), err);
+    } else {
+        job->n = bytes.size / 4;
+        job->tokens = make(job->n, sizeof(*job->tokens));
+        for (size_t i = 0; i < job->n; i++)
+            job->tokens[i] = (mb_token_id)mb_get_le32(bytes.data + 4 * i);
+    }
+    mb_buffer_fini(&bytes);
+    if (st == MB_OK && job->n == 0)
+        fail_usage("TOKENS is empty");
+    job->targets = make(job->n, sizeof(*job->targets));
+    for (size_t i = 0; i < job->n; i++)
+        job->targets[i] = i + 1 < job->n ? job->tokens[i + 1] : -1;
+    return st;
 }
 
 /* ---- the model ---- */
@@ -196,11 +249,15 @@ static mb_status
 open_model(struct job *job, struct mb_error *err)
 {
     const struct options *opt = &job->opt;
-    size_t rows = (job->n + opt->n_greedy) * (opt->n_mates + 1);
-    size_t cache_rows = rows + (opt->n_mates + 1) * MB_BLOCK_ROWS;
     mb_status st = mb_gguf_open(opt->model, &job->gguf, err);
     if (st == MB_OK)
         st = mb_decoder_open(job->gguf, &job->decoder, err);
+    if (st == MB_OK)
+        st = read_tokens(job, err);
+    size_t rows = (job->n + opt->n_greedy) * (opt->n_mates + 1);
+    size_t cache_rows = rows + (opt->n_mates + 1) * MB_BLOCK_ROWS;
+    if (opt->window > 0)
+        rows = opt->window;
     if (st == MB_OK)
         st = mb_cache_new(
             job->decoder, opt->cache, cache_rows, &job->cache, err);
@@ -348,6 +405,32 @@ run_greedy(struct job *job, struct mb_error *err)
     return st;
 }
 
+static mb_status
+run_windows(struct job *job, struct mb_error *err)
+{
+    size_t window = job->opt.window;
+    float *nll = make(window, sizeof(*nll));
+    double sum = 0;
+    size_t n_scored = 0;
+    mb_status st = MB_OK;
+    for (size_t at = 0; at < job->n && st == MB_OK; at += window) {
+        size_t n = job->n - at < window ? job->n - at : window;
+        struct mb_rows ours = {.seq = job->seq,
+            .tokens = job->tokens + at,
+            .n = n,
+            .kind = MB_ROWS_PREFILL,
+            .targets = job->targets + at,
+            .nll = nll};
+        mb_sequence_truncate(job->seq, 0);
+        st = mb_pass_run(job->pass, &ours, 1, err);
+        for (size_t i = 0; i + 1 < n && st == MB_OK; i++, n_scored++)
+            sum += (double)nll[i];
+    }
+    (void)printf(", \"nll\": %.9g, \"scored\": %zu", sum, n_scored);
+    mb_free(nll);
+    return st;
+}
+
 static void
 print_info(const struct job *job)
 {
@@ -359,13 +442,8 @@ print_info(const struct job *job)
 }
 
 static mb_status
-run(struct job *job, struct mb_error *err)
+run_arrays(struct job *job, struct mb_error *err)
 {
-    mb_status st = open_model(job, err);
-    if (st == MB_OK)
-        st = make_mates(job, err);
-    if (st != MB_OK)
-        return st;
     size_t n_vocab = mb_decoder_info(job->decoder)->n_vocab;
     size_t d_model = mb_decoder_info(job->decoder)->d_model;
     job->logits = make(job->n * n_vocab, sizeof(float));
@@ -373,16 +451,30 @@ run(struct job *job, struct mb_error *err)
     job->nll = make(job->n, sizeof(float));
     for (size_t i = 0; i < job->n * n_vocab; i++)
         job->logits[i] = NAN;
-    print_info(job);
-    st = run_all(job, err);
+    mb_status st = run_all(job, err);
     if (st == MB_OK && job->opt.n_greedy > 0)
         st = run_greedy(job, err);
-    (void)printf("}\n");
     if (st == MB_OK && job->opt.prefix) {
         write_array(job, "logits", job->logits, job->n * n_vocab);
         write_array(job, "hidden", job->hidden, job->n * d_model);
         write_array(job, "nll", job->nll, job->n);
     }
+    return st;
+}
+
+static mb_status
+run(struct job *job, struct mb_error *err)
+{
+    mb_status st = open_model(job, err);
+    if (st == MB_OK)
+        st = make_mates(job, err);
+    if (st != MB_OK)
+        return st;
+    print_info(job);
+    if (job->opt.prefix)
+        write_array(job, "tokens", job->tokens, job->n);
+    st = job->opt.window > 0 ? run_windows(job, err) : run_arrays(job, err);
+    (void)printf("}\n");
     return st;
 }
 
@@ -392,9 +484,6 @@ main(int argc, char **argv)
     struct job job = {0};
     struct mb_error err = {0};
     parse(argc, argv, &job.opt);
-    read_tokens(&job);
-    if (job.n == 0)
-        fail_usage("TOKENS is empty");
     mb_status st = run(&job, &err);
     if (st != MB_OK)
         (void)fprintf(stderr, "%s: %s\n", mb_status_name(st), err.text);

@@ -54,6 +54,20 @@ def run(model, tokens, scored=True, timeout=100, **options):
                   json.loads(p.stdout))
 
 
+def score(model, text, window, threads=1):
+    """Token ids of a text, and the program's report on windows of it."""
+    with tempfile.TemporaryDirectory(prefix="membank-rows-") as folder:
+        with open(folder + "/text", "w", encoding="utf-8") as f:
+            f.write(text)
+        p = subprocess.run(
+            [PROGRAM, "-x", "-w", str(window), "-t", str(threads), "-o",
+             folder + "/out", model, folder + "/text"], text=True,
+            capture_output=True, timeout=600, check=False)
+        if p.returncode != 0:
+            raise Failed(p.stderr.strip())
+        return np.fromfile(folder + "/out.tokens", "<i4"), json.loads(p.stdout)
+
+
 def distance(logits, reference):
     """Largest difference, as part of the reference's range; rows of NaN are
     not compared, but some row must be."""
