@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tools/membank-bench.c - measure a running daemon.
+ * tools/membank-bench.c - measure a running daemon, or a model.
  *
  * Prints what was measured, on what, and the times of single calls as
  * percentiles; the measurements lie in bench/.
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "bench.h"
+#include "model.h"
 
 static const struct mb_cli_option options[] = {
     TOOL_CONNECT_OPTIONS,
@@ -26,6 +27,19 @@ static const struct mb_cli_option options[] = {
     {"dim", 0, "N", false, "size of these vectors", "256"},
     {"bytes", 0, "N", false, "with put: text of a document", "1024"},
     {"seed", 0, "N", false, "of all that is random", "1"},
+    {"model", 0, "FILE", false,
+        "with generate and embed: the model; else the bundled one", NULL},
+    {"cache", 0, "TYPE", false,
+        "with generate and embed: keys and values, f16, q8_0 or f32", "f16"},
+    {"threads", 0, "N", false,
+        "with generate and embed: threads; 0: first one, then all processors",
+        "0"},
+    {"prompts", 0, "N,N", false, "with generate: tokens of a prefill",
+        "128,512,2048"},
+    {"contexts", 0, "N,N", false, "with generate: tokens before decoding",
+        "128,2048,8192"},
+    {"sequences", 0, "N,N", false,
+        "with generate: sequences that decode at once", "1,8,16"},
     {"drop", 0, NULL, false, "drop the collections that were made", NULL},
     {"json", 0, NULL, false, "print JSON", NULL},
     {NULL, 0, NULL, false, NULL, NULL},
@@ -36,14 +50,16 @@ static const struct mb_cli_example examples[] = {
         "ping, text in three modes, 100,000 vectors with their recall"},
     {"membank-bench -c wiki --vectors 0 --queries q.jsonl query",
         "text alone, with questions from a file"},
+    {"membank-bench --model m.gguf generate",
+        "tokens a second of a model, without a daemon"},
     {"membank-bench --drop put", "durable puts: single, batched, together"},
     {NULL, NULL},
 };
 
 static const struct mb_cli_program program = {
     .name = "membank-bench",
-    .summary = "measure a running membankd",
-    .usage = "[OPTION]... query|put",
+    .summary = "measure a running membankd, or a model",
+    .usage = "[OPTION]... query|put|generate|embed",
     .description =
         "query measures the ping, then questions of text to --collection, "
         "hybrid, dense and lexical, with the passages in the reply, then "
@@ -56,10 +72,31 @@ static const struct mb_cli_program program = {
         "clients at once; 100 documents a request. Rates are documents a "
         "second.\n\n"
         "Each series of one client follows 50 calls that are not counted "
-        "(query), times are those seen by the client, in milliseconds.",
+        "(query), times are those seen by the client, in milliseconds.\n\n"
+        "generate and embed need no daemon: they run random tokens through a "
+        "model. generate measures prefill, then decoding after a context, of "
+        "one "
+        "sequence and of several at once (of which the longest, beyond 20,000 "
+        "tokens in all, are left out); embed measures segments of 252 tokens, "
+        "one and 8 at once. "
+        "Times are medians of passes. Beside decoding stand the bytes of "
+        "weights that it reads a second, and their part of what plain reading "
+        "of memory reaches on as many threads.",
     .options = options,
     .examples = examples,
 };
+
+static bool
+is_measured(const struct mb_cli *cli)
+{
+    static const char *const names[] = {"query", "put", "generate", "embed"};
+
+    for (size_t i = 0; mb_cli_n_args(cli) == 1 && i < 4; i++) {
+        if (strcmp(mb_cli_arg(cli, 0), names[i]) == 0)
+            return true;
+    }
+    return false;
+}
 
 static mb_status
 read_options(struct bench *b, struct mb_error *err)
@@ -76,11 +113,16 @@ read_options(struct bench *b, struct mb_error *err)
         st = mb_cli_u64(b->cli, "seed", 0, UINT64_MAX, &b->seed, err);
     if (st == MB_OK)
         st = mb_cli_double(b->cli, "seconds", 0.01, 3600, &b->seconds, err);
-    if (st == MB_OK && (mb_cli_n_args(b->cli) != 1 ||
-                           (strcmp(mb_cli_arg(b->cli, 0), "query") != 0 &&
-                               strcmp(mb_cli_arg(b->cli, 0), "put") != 0)))
-        st = mb_error_set(err, MB_ERR_BAD_ARG, "what to measure: query or put");
+    if (st == MB_OK && !is_measured(b->cli))
+        st = mb_error_set(err, MB_ERR_BAD_ARG,
+            "what to measure: query, put, generate or embed");
     return st;
+}
+
+static bool
+is_of_model(const char *what)
+{
+    return strcmp(what, "generate") == 0 || strcmp(what, "embed") == 0;
 }
 
 static void
@@ -121,6 +163,10 @@ run(struct bench *b)
 
     if (st != MB_OK)
         return mb_cli_usage(&program, &err);
+    if (is_of_model(mb_cli_arg(b->cli, 0))) {
+        st = bench_model(b->cli, mb_cli_arg(b->cli, 0), &err);
+        return st == MB_OK ? 0 : mb_cli_fail(&program, &err);
+    }
     st = tool_connect(b->cli, &b->client, &err);
     if (st == MB_OK && membank_ping(b->client, &server, &cause) != MEMBANK_OK)
         st = tool_error(&cause, &err);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tools/membank-eval.c - does search find what people judged relevant?
+ * tools/membank-eval.c - does search find what people judged relevant, and how
+ * well does a model predict text?
  *
- * Runs a folder of the BEIR layout the way a user would: a daemon of its own on
+ * The latter is in eval/ppl.c. The former runs a folder of the BEIR layout the way a user would: a daemon of its own on
  * a temporary store (or one that runs, with --connect), membank-ingest for the
  * corpus, membank-query for the questions in each mode; then compares the best
  * segment of each document with the judgements. What is measured is the whole
@@ -20,6 +21,7 @@
 
 #include "json.h"
 #include "measure.h"
+#include "ppl.h"
 #include "tool.h"
 
 #define MAX_PATH 4096
@@ -29,12 +31,27 @@ extern char **environ;
 
 static const struct mb_cli_option options[] = {
     {"connect", 'e', "ENDPOINT", false,
-        "use this daemon instead of one of its own; a collection eval-PID is "
-        "made and dropped",
+        "with ir: use this daemon instead of one of its own; a collection "
+        "eval-PID is made and dropped",
         NULL},
-    {"model", 0, "FILE", false, "model of its own daemon", NULL},
-    {"language", 0, "NAME", false, "language of the collection", "english"},
-    {"json", 0, NULL, false, "print JSON, one line a folder and mode", NULL},
+    {"model", 0, "FILE", false,
+        "the model: with ir, of its own daemon; with ppl, to measure; else the "
+        "bundled one",
+        NULL},
+    {"language", 0, "NAME", false, "with ir: language of the collection",
+        "english"},
+    {"window", 0, "TOKENS", false, "with ppl: tokens that are read at once",
+        "512"},
+    {"stride", 0, "TOKENS", false,
+        "with ppl: tokens from one window to the next; as many as the window "
+        "if not given",
+        NULL},
+    {"cache", 0, "TYPE", false, "with ppl: keys and values, f16, q8_0 or f32",
+        "f16"},
+    {"threads", 0, "N", false, "with ppl: threads; 0: one for each processor",
+        "0"},
+    {"json", 0, NULL, false,
+        "print JSON, one line a folder and mode, or a file", NULL},
     {NULL, 0, NULL, false, NULL, NULL},
 };
 
@@ -42,20 +59,29 @@ static const struct mb_cli_example examples[] = {
     {"membank-eval ir data/cranfield", "one collection, three modes"},
     {"membank-eval --json ir beir/* > results.jsonl",
         "several, for a program to read"},
+    {"membank-eval --model m.gguf --stride 256 ppl a.txt b.jsonl",
+        "perplexity, each token with 256 or more before it"},
     {NULL, NULL},
 };
 
 static const struct mb_cli_program program = {
     .name = "membank-eval",
-    .summary = "measure how well search finds what was judged relevant",
-    .usage = "[OPTION]... ir DIR...",
+    .summary = "measure search against judgements, and models on texts",
+    .usage = "[OPTION]... ir DIR... | ppl FILE...",
     .description =
-        "Each DIR holds corpus.jsonl (_id, title, text), queries.jsonl (_id, "
+        "ir: Each DIR holds corpus.jsonl (_id, title, text), queries.jsonl "
+        "(_id, "
         "text) and qrels.tsv (a header, then query-id, corpus-id and grade "
         "with tabs between), the layout of BEIR. The corpus is put into a "
         "fresh daemon, the questions are asked by words (lexical), by meaning "
         "(dense) and by both (hybrid); nDCG@10, recall@100 and MRR are means "
-        "over the questions that have a relevant document.",
+        "over the questions that have a relevant document.\n\n"
+        "ppl: Each FILE is a text, or JSON lines of documents with a text. A "
+        "document is preceded by the beginning-of-text token and followed by "
+        "the end-of-text token that the vocabulary has; it is read in windows, "
+        "and each token but the first is predicted once. Perplexity is e to "
+        "the mean of -log p; bits per byte do not depend on the vocabulary, so "
+        "that models can be compared.",
     .options = options,
     .examples = examples,
 };
@@ -368,9 +394,12 @@ run(struct eval *e)
     struct mb_error err;
     mb_status st;
 
+    if (n >= 2 && strcmp(mb_cli_arg(e->cli, 0), "ppl") == 0)
+        return ppl_run(e->cli, 1, &err) == MB_OK ? 0
+                                                 : mb_cli_fail(&program, &err);
     if (n < 2 || strcmp(mb_cli_arg(e->cli, 0), "ir") != 0) {
-        (void)mb_error_set(&err, MB_ERR_BAD_ARG,
-            n == 0 ? "what to measure: ir DIR..." : "ir DIR... is what it can");
+        (void)mb_error_set(
+            &err, MB_ERR_BAD_ARG, "what to measure: ir DIR... or ppl FILE...");
         return mb_cli_usage(&program, &err);
     }
     e->json = mb_cli_has(e->cli, "json");

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """tests/integration/eval.py - membank-eval on a collection whose measures are
-known by hand: each question has one word, so that ranks are certain."""
+known by hand: each question has one word, so that ranks are certain; and
+perplexity of texts, where figures must follow from one another."""
 import json
 import math
 import os
@@ -23,6 +24,62 @@ def run(*args, code=0):
                        timeout=100)
     assert p.returncode == code, (args, p.returncode, p.stdout, p.stderr)
     return p
+
+
+def ppl(*args):
+    """Figures of one file."""
+    r, = [json.loads(line) for line in
+          run("--json", *args).stdout.splitlines()]
+    return r
+
+
+def near(a, b, part):
+    return abs(a - b) <= part * abs(b)
+
+
+def test_ppl():
+    text = ("The old man went down to the sea, and there he found a boat. "
+            "It was a small boat, but it was good enough for him. " * 12)
+    write("text.txt", text)
+    file = os.path.join(folder, "text.txt")
+    r = ppl("ppl", file)
+    assert r["documents"] == 1 and r["bytes"] == len(text), r
+    assert r["scored"] == r["tokens"] - 1, r  # all but <s>
+    assert near(r["nats_per_token"], r["nll"] / r["scored"], 1e-9), r
+    assert near(r["perplexity"], math.exp(r["nats_per_token"]), 1e-9), r
+    assert near(r["bits_per_byte"], r["nll"] / math.log(2) / len(text),
+                1e-9), r
+    # English, seen again and again: far better than 13 bits a token.
+    assert 1 < r["perplexity"] < 200, r
+    # Threads change nothing; the cache's type, little.
+    assert ppl("--threads", "1", "ppl", file)["nll"] == r["nll"]
+    assert ppl("--threads", "3", "ppl", file)["nll"] == r["nll"]
+    assert near(ppl("--cache", "f32", "ppl", file)["nll"], r["nll"], 1e-3)
+    # The whole text in one window: a stride has nothing to do.
+    assert r["tokens"] <= r["window"], r
+    assert ppl("--stride", "500", "ppl", file)["nll"] == r["nll"]
+    # Less to look back at is worse; windows that overlap help.
+    short = ppl("--window", "16", "ppl", file)
+    over = ppl("--window", "16", "--stride", "4", "ppl", file)
+    assert short["scored"] == over["scored"] == r["scored"], (short, over)
+    assert r["nll"] < over["nll"] < short["nll"], (r, over, short)
+    # A window scores the same alone and amid others in a pass.
+    write("two.jsonl", lines([{"id": "1", "text": text},
+                              {"id": "2", "text": text}]))
+    two = ppl("ppl", os.path.join(folder, "two.jsonl"))
+    assert two["documents"] == 2 and two["nll"] == 2 * r["nll"], (two, r)
+    table = run("ppl", file, file).stdout.splitlines()
+    assert len(table) == 4 and "bits/byte" in table[1], table
+    for words, args in (
+            ("context of 512", ["--window", "4096", "ppl", file]),
+            ("no text", ["ppl", folder + "/none"]),
+            ("--stride", ["--window", "8", "--stride", "9", "ppl", file]),
+            ("--cache", ["--cache", "q9", "ppl", file]),
+            ("none.gguf", ["--model", "none.gguf", "ppl", file]),
+            ("no-such-file", ["ppl", "no-such-file"])):
+        if "none" in args[-1] and not os.path.exists(args[-1]):
+            os.mkdir(args[-1])
+        assert words in run(*args, code=1).stderr, (words, args)
 
 
 def lines(rows):
@@ -61,9 +118,10 @@ try:
     assert "qrels.tsv, line 2" in p.stderr, p.stderr
     write("qrels.tsv", "query-id\tcorpus-id\tscore\n")
     assert "no relevant document" in run("ir", folder, code=1).stderr
-    assert "qrels.tsv" in run("ir", folder + "/none", code=1).stderr
+    assert "qrels.tsv" in run("ir", folder + "/absent", code=1).stderr
     run(code=2)
-    run("ppl", folder, code=2)
+    test_ppl()
+    run("ppl", code=2)
     left = [f for f in os.listdir(tempfile.gettempdir())
             if f.startswith("membank-eval-") and
             not f.startswith("membank-eval-test-")]
