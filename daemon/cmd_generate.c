@@ -132,6 +132,100 @@ encode_plain(void *arg, struct mb_slice text, struct mb_buffer *tokens,
     return reader_encode(r, true, text, tokens, err);
 }
 
+#define MAX_MESSAGES 1024
+#define MAX_CHAT     ((size_t)64 << 20) /* bytes */
+
+/* A conversation; what memory packs stands in the user's last message. */
+struct conversation {
+    const struct reader *r;
+    struct mb_chat_message *messages; /* (n) in the call's arena */
+    size_t n;
+    size_t last_user;
+};
+
+static mb_status
+encode_chat(void *arg, struct mb_slice text, struct mb_buffer *tokens,
+    struct mb_error *err)
+{
+    const struct conversation *v = arg;
+    const struct mb_chat_options opt = {0};
+    struct mb_prompt prompt = {.flags = MB_PROMPT_SPECIAL | MB_PROMPT_ENDS};
+    const struct mb_chat *chat;
+    struct mb_buffer whole;
+    struct mb_buffer plain;
+    mb_status st = reader_chat(v->r, &chat, err);
+
+    if (st != MB_OK)
+        return st;
+    mb_buffer_init(&whole, MAX_CHAT);
+    mb_buffer_init(&plain, MAX_CHAT);
+    v->messages[v->last_user].content = text;
+    st = mb_chat_render(chat, v->messages, v->n, &opt, &whole, &plain, err);
+    prompt.text = mb_buffer_slice(&whole);
+    prompt.plain = (const struct mb_span *)(const void *)plain.data;
+    prompt.n_plain = plain.size / sizeof *prompt.plain;
+    if (st == MB_OK)
+        st = mb_tokenizer_encode_prompt(
+            reader_tokenizer(v->r), NULL, &prompt, tokens, err);
+    mb_buffer_fini(&whole);
+    mb_buffer_fini(&plain);
+    return st;
+}
+
+/* Read args.messages; *last is the user's last one. */
+static mb_status
+read_messages(struct call *c, const struct mb_value *list,
+    struct conversation *v, struct mb_slice *last)
+{
+    size_t n = list->array.n;
+    mb_status st = MB_OK;
+
+    v->r = c->d->reader;
+    v->n = n;
+    v->last_user = SIZE_MAX;
+    if (n > MAX_MESSAGES)
+        return mb_error_set(&c->err, MB_ERR_TOO_LARGE,
+            "%zu messages, at most %d are possible", n, MAX_MESSAGES);
+    v->messages = mb_arena_calloc(c->arena, n + 1, sizeof *v->messages);
+    if (v->messages == NULL)
+        return mb_error_set(&c->err, MB_ERR_NOMEM, "%zu messages", n);
+    for (size_t i = 0; i < n && st == MB_OK; i++) {
+        struct mb_chat_message *m = &v->messages[i];
+
+        if (list->array.items[i].type != MB_TYPE_MAP)
+            return mb_error_set(
+                &c->err, MB_ERR_BAD_ARG, "messages: item %zu is not a map", i);
+        st = mb_arg_str(&list->array.items[i], "role", true, &m->role, &c->err);
+        if (st == MB_OK)
+            st = mb_arg_str(
+                &list->array.items[i], "content", true, &m->content, &c->err);
+        if (st == MB_OK && mb_slice_equal(m->role, mb_slice_cstr("user")))
+            v->last_user = i;
+    }
+    if (st == MB_OK && v->last_user == SIZE_MAX)
+        st = mb_error_set(
+            &c->err, MB_ERR_BAD_ARG, "messages: none is of the user");
+    if (st == MB_OK)
+        *last = v->messages[v->last_user].content;
+    return st;
+}
+
+/* What the model is to read, as args have it: prompt or messages. */
+static mb_status
+read_prompt(struct call *c, struct memory_packing *p, struct conversation *v)
+{
+    const struct mb_value *messages = mb_value_get(c->args, "messages");
+
+    if ((messages == NULL) == (mb_value_get(c->args, "prompt") == NULL))
+        return mb_error_set(&c->err, MB_ERR_BAD_ARG,
+            "generate: wants either prompt or messages");
+    if (messages == NULL)
+        return mb_arg_str(c->args, "prompt", true, &p->prompt, &c->err);
+    p->encode = encode_chat;
+    p->arg = v;
+    return read_messages(c, messages, v, &p->prompt);
+}
+
 /* Tokens of the prompt, with the passages that memory asks for. */
 static mb_status
 pack_prompt(struct call *c, struct worker *w, struct generation *g,
@@ -139,6 +233,7 @@ pack_prompt(struct call *c, struct worker *w, struct generation *g,
 {
     struct reader *r = c->d->reader;
     size_t window = mb_engine_window(reader_engine(r));
+    struct conversation conversation;
     struct memory memory;
     struct memory_packing p = {
         .c = c,
@@ -151,7 +246,7 @@ pack_prompt(struct call *c, struct worker *w, struct generation *g,
         .tokens = tokens,
     };
     struct mb_writer used;
-    mb_status st = mb_arg_str(c->args, "prompt", true, &p.prompt, &c->err);
+    mb_status st = read_prompt(c, &p, &conversation);
 
     if (st == MB_OK)
         st = memory_read(c, &memory);

@@ -92,6 +92,7 @@ const struct command commands[] = {
         {"stride", ARG_INT, false}}},
     {"generate", cmd_generate, COMMAND_MODEL, {
         {"prompt", ARG_STR, false},
+        {"messages", ARG_ARRAY, false},
         {"collection", ARG_STR, false},
         {"memory", ARG_MAP, false},
         {"max_tokens", ARG_INT, false},

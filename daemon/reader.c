@@ -21,8 +21,10 @@ struct reader {
     struct mb_engine *engine;
     char absence[MB_ERROR_TEXT]; /* "": it can read */
     size_t n_head;
-    mb_token_id eos;     /* -1: none */
-    atomic_bool stopped; /* relaxed: refuse what is new */
+    struct mb_chat chat;
+    char no_chat[MB_ERROR_TEXT]; /* "": chat is there */
+    mb_token_id eos;             /* -1: none */
+    atomic_bool stopped;         /* relaxed: refuse what is new */
     pthread_mutex_t lock;
     bool has_fingerprint;
     uint8_t fingerprint[READER_FINGERPRINT];
@@ -38,6 +40,17 @@ read_name(struct reader *r)
         name = mb_slice_cstr("unnamed");
     (void)snprintf(r->name, sizeof r->name, "%.*s",
         (int)(name.size < 120 ? name.size : 120), (const char *)name.data);
+}
+
+static void
+open_chat(struct reader *r)
+{
+    struct mb_error err = {0};
+    mb_status st = mb_chat_open(r->gguf, r->tokenizer, &r->chat, &err);
+
+    if (st != MB_OK)
+        (void)snprintf(r->no_chat, sizeof r->no_chat, "%s",
+            err.text[0] != 0 ? err.text : mb_status_text(st));
 }
 
 /* What makes it more than a file. */
@@ -60,6 +73,8 @@ open_engine(struct reader *r, const struct config *cfg, struct mb_error *err)
                             mb_tokenizer_bos(r->tokenizer) >= 0
                         ? 1
                         : 0;
+    if (st == MB_OK)
+        open_chat(r);
     if (st == MB_OK)
         st = mb_decoder_open(r->gguf, &r->decoder, err);
     if (st == MB_OK)
@@ -200,6 +215,18 @@ reader_fingerprint(struct reader *r, uint8_t out[READER_FINGERPRINT])
     r->has_fingerprint = true;
     memcpy(out, r->fingerprint, READER_FINGERPRINT);
     (void)pthread_mutex_unlock(&r->lock);
+}
+
+mb_status
+reader_chat(
+    const struct reader *r, const struct mb_chat **out, struct mb_error *err)
+{
+    if (r->no_chat[0] != 0)
+        return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
+            "messages: model %s has no template for them: %s", r->path,
+            r->no_chat);
+    *out = &r->chat;
+    return MB_OK;
 }
 
 mb_status

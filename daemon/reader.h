@@ -11,6 +11,7 @@
 #define DAEMON_READER_H
 
 #include "config.h"
+#include "mb_chat.h"
 #include "mb_engine.h"
 
 #define READER_FINGERPRINT 16
@@ -43,6 +44,11 @@ size_t reader_n_head(const struct reader *r);
 const mb_token_id *reader_ends(const struct reader *r, size_t *n);
 /* Of the whole file. Slow for a large file when asked for the first time. */
 void reader_fingerprint(struct reader *r, uint8_t out[READER_FINGERPRINT]);
+
+/* The template of conversations. Errors: NOT_IMPLEMENTED (the file has none, or
+ * one that is not known). */
+MB_MUST_USE mb_status reader_chat(
+    const struct reader *r, const struct mb_chat **out, struct mb_error *err);
 
 /* Append the ids of text, with the head in front if `head`.
  * Errors: TOO_LARGE, NOMEM. */

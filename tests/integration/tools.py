@@ -19,7 +19,7 @@ build = os.environ["MB_BINARY_DIR"]
 source = os.environ["MB_SOURCE_DIR"]
 tools = {n: f"{build}/tools/{n}" for n in (
     "membank-ingest", "membank-query", "membank-dump", "membank-bench",
-    "membank-eval")}
+    "membank-eval", "membank-generate")}
 daemon = f"{build}/daemon/membankd"
 missing = [p for p in [*tools.values(), daemon] if not os.path.exists(p)]
 if missing:
@@ -112,6 +112,14 @@ def usage_errors():
             ("membank-dump", []), ("membank-dump", ["stats"]),
             ("membank-dump", ["--store", "x", "nonsense"]),
             ("membank-dump", ["--store", "x", "node"]),
+            ("membank-generate", []),
+            ("membank-generate", ["-n", "0", "x"]),
+            ("membank-generate", ["--top-p", "2", "x"]),
+            ("membank-generate", ["--system", "y", "x"]),
+            ("membank-generate", ["-r", "3", "x"]),
+            ("membank-generate", ["--memory", "{", "-c", "a", "x"]),
+            ("membank-generate", ["-r", "3", "--memory", "{}", "-c", "a",
+                                  "x"]),
             ("membank-bench", ["nonsense"])]:
         p = run(tool, *args, code=2)
         check(f"{tool} {args}: says how to use it", "usage: " in p.stderr,
@@ -354,6 +362,41 @@ def bench():
     check("dropped", not [x for x in c if x["name"].startswith("bench")], c)
 
 
+def generate():
+    prompt = "The history of the world is"
+    args = ["-n", "12", "--temperature", "0", prompt]
+    whole = run("membank-generate", *args)
+    check("text", whole.stdout.count(" ") > 5 and whole.stdout.endswith("\n"),
+          whole.stdout)
+    check("figures", "12 generated" in whole.stderr and
+          "ended by: length" in whole.stderr, whole.stderr)
+    p = run("membank-generate", "--stream", "-q", *args)
+    check("a stream has the same text", p.stdout == whole.stdout, p.stdout)
+    check("quiet", p.stderr == "", p.stderr)
+    p = run("membank-generate", "-n", "12", "--temperature", "0", "-q", "-",
+            stdin=prompt)
+    check("standard input", p.stdout == whole.stdout, p.stdout)
+    s = lines_of(run("membank-generate", "--json", *args))[0]
+    check("json", s["text"] == whole.stdout[:-1] and s["tokens"] == 12, s)
+    end = s["text"].index(" ", 4)
+    p = run("membank-generate", "-q", "-s", s["text"][end:end + 4], *args)
+    check("stop", p.stdout == s["text"][:end] + "\n", p.stdout)
+    a, b, c = (run("membank-generate", "-q", "-n", "20", "--seed", seed,
+                   "--temperature", "2", prompt).stdout
+               for seed in ("5", "5", "6"))
+    check("seeds", a == b != c, [a, b, c])
+    p = run("membank-generate", "-c", "papers", "-r", "2", "-n", "3",
+            "heat of the engine")
+    check("used passages", p.stderr.count("used: ") == 2, p.stderr)
+    s = lines_of(run("membank-generate", "--json", "-c", "papers", "--memory",
+                     '{"retrieve": 1, "query": "heat"}', "-n", "3", "x"))[0]
+    check("memory", len(s["used"]["segments"]) == 1, s)
+    p = run("membank-generate", "-c", "nowhere", "-r", "2", "x", code=1)
+    check("names the collection", "nowhere" in p.stderr, p.stderr)
+    p = run("membank-generate", "--chat", "x", code=1)
+    check("no chat model", "template" in p.stderr, p.stderr)
+
+
 def stop(p):
     p.send_signal(signal.SIGTERM)
     check("the daemon ends by itself", p.wait(timeout=30) == 0)
@@ -368,6 +411,7 @@ try:
     refusals()
     vectors()
     query()
+    generate()
     dump(True)
     tree_and_page()
     bench()
