@@ -27,8 +27,9 @@ if not os.path.exists(tool):
 N_DOCUMENTS = 2000
 N_FILES = 40
 WORDS = 300  # a document, about 2 kB
-# Small requests, one at a time: long enough for frames to be seen.
-SLOWLY = ["-b", "32K", "-n", "1"]
+# Small requests, one at a time: long enough for frames to be seen. No fits at the
+# same time, which would make it last.
+SLOWLY = ["-b", "32K", "-n", "1", "--embedding", "none"]
 MIN_FRAMES = 4  # between the first and the last
 WAIT_S = 60
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
@@ -189,11 +190,11 @@ def test_others(folder, connect):
         check(f"{columns} columns", code == 0 and frames and
               max(map(len, frames)) < columns, seen)
     # Dense search is waited for with the time that it takes.
-    seen, code = on_terminal(100, [*connect, "-c", "lines", "--wait",
+    seen, code = on_terminal(100, [*connect, "-c", "fitted", "--wait",
                                    "searchable", path])
     check("waiting", code == 0 and re.search(
         r"waiting for dense search  0:0\d\r", seen), seen)
-    p = subprocess.run([tool, *connect, "-c", "quiet", path],
+    p = subprocess.run([tool, *connect, "-c", "lines", path],
                        capture_output=True, text=True, timeout=WAIT_S)
     check("no terminal, no frames", p.returncode == 0 and p.stderr == "" and
           "\x1b" not in p.stdout, p.stderr + p.stdout)
