@@ -25,7 +25,7 @@
 #define EMBED_BATCH 8u    /* segments of a pass */
 #define MAX_ROWS    20000 /* of cache: longer batches are left out */
 #define MIN_NS      400000000u
-#define MIN_RUNS    5u
+#define MIN_RUNS    3u
 #define MAX_RUNS    64u
 
 #define MAX_LIST 8u /* numbers of an option */
