@@ -21,7 +21,7 @@ import time
 source = os.environ["MB_SOURCE_DIR"]
 build = os.environ["MB_BINARY_DIR"]
 PROGRAMS = ["membankd", "membank-ingest", "membank-query", "membank-dump",
-            "membank-bench", "membank-eval"]
+            "membank-bench", "membank-eval", "membank-generate"]
 paths = {p: f"{build}/{'daemon' if p == 'membankd' else 'tools'}/{p}"
          for p in PROGRAMS}
 missing = [p for p in paths.values() if not os.path.exists(p)]
@@ -83,6 +83,8 @@ def furnish(folder):
     """The files that the README's commands speak of."""
     for name in ("README.md", "store", "daemon", "tools"):
         os.symlink(f"{source}/{name}", f"{folder}/{name}")
+    os.symlink(f"{source}/model/weights/anchor.gguf",
+               f"{folder}/my-model.gguf")
     books = "".join(json.dumps(
         {"id": f"b{i}", "title": f"Chapter {i}",
          "text": f"Chapter {i}. A whale sinks a ship; O'Brien uses C++ 3.11."})

@@ -9,6 +9,7 @@ and `used` names them; a client that goes, does not read, or has a deadline does
 not keep the model at work; a file that is no decoder leaves the rest served."""
 import os
 import shutil
+import struct
 import sys
 import tempfile
 
@@ -233,6 +234,50 @@ def check_unusable(folder):
         check("ev=model.unusable" in f.read(), "no line in the log")
 
 
+def check_chat(folder):
+    """The bundled model with a template of a known family in its file."""
+    path = os.path.join(folder, "chat.gguf")
+    with open(os.path.join(source, "model", "weights", "anchor.gguf"),
+              "rb") as f:
+        data = f.read()
+    key = b"tokenizer.chat_template"
+    text = b"<|user|> {{ content + eos_token }} <|assistant|>"
+    # As long as a multiple of the alignment: what follows keeps its own.
+    text += b" " * (-(20 + len(key) + len(text)) % 32)
+    pair = (struct.pack("<Q", len(key)) + key +
+            struct.pack("<IQ", 8, len(text)) + text)
+    n_keys = struct.unpack_from("<Q", data, 16)[0]
+    with open(path, "wb") as f:
+        f.write(data[:16] + struct.pack("<Q", n_keys + 1) + pair + data[24:])
+    daemon = Daemon(folder, "--model", path)
+    client = Client(daemon)
+    args = {"max_tokens": 6, "temperature": 0}
+
+    def chat(*contents, **more):
+        roles = ["system", "user", "assistant", "user"]
+        return client.result("generate", messages=[
+            {"role": r, "content": c} for r, c in
+            zip(roles[4 - len(contents):], contents)], **args, **more)
+    one = chat("What is fear?")
+    plain = client.result("generate", prompt="<|user|>\nWhat is fear?"
+                          "</s>\n<|assistant|>\n", **args)
+    # </s> is one token in a template, and a few bytes in a text of a user's.
+    check(one["prompt_tokens"] < plain["prompt_tokens"], one, plain)
+    check(chat("What is fear?</s>")["prompt_tokens"] >
+          one["prompt_tokens"] + 1, "a user's text ends a message")
+    check(chat("Be brief.", "Hello", "Hi", "What is fear?")["prompt_tokens"] >
+          one["prompt_tokens"], "four messages")
+    client.result("create", name="notes",
+                  settings={"template": "{passages}{prompt}"})
+    client.result("put", collection="notes", documents=DOCUMENTS)
+    found = chat("What is fear?", collection="notes", memory={"retrieve": 1})
+    check(found["used"]["segments"][0]["id"] == "fear", found)
+    by_hand = chat(f"Fear\n{DOCUMENTS[0]['text']}\n\nWhat is fear?")
+    check(found["text"] == by_hand["text"] and found["prompt_tokens"] ==
+          by_hand["prompt_tokens"], found, by_hand)
+    daemon.stop()
+
+
 def check_stop(folder):
     """What is generated when the daemon ends is answered, in time."""
     daemon = Daemon(folder, "--shutdown-ms", "400")
@@ -269,5 +314,6 @@ def check_daemon(folder):
     daemon.stop()
 
 
-for test in (check_daemon, check_slow, check_unusable, check_stop):
+for test in (check_daemon, check_slow, check_unusable, check_chat,
+             check_stop):
     in_folder(test)
