@@ -82,8 +82,12 @@ struct scrub {
     struct pages *pages; /* NULL: the file is not understood */
     bool pending;
     uint64_t erase_txn; /* the newest commit that erased */
-    bool gaps_unknown;  /* the store was not shut in order */
-    struct gap *gaps;   /* (GAP_SLOTS) open addressing by page */
+    /* Pages freed by commits before this one are needed by nobody. That is more
+     * than erase_txn says: a commit between two slices may list what it leaves
+     * of older records under the number of a newer one. */
+    uint64_t free_before;
+    bool gaps_unknown; /* the store was not shut in order */
+    struct gap *gaps;  /* (GAP_SLOTS) open addressing by page */
     size_t n_gaps;
     size_t n_slots_used; /* dead ones too */
     size_t next_slot;    /* where cleaning goes on */
@@ -427,7 +431,7 @@ static mb_status
 clean_free(void *arg, uint64_t txn, uint64_t page)
 {
     struct scrub *s = arg;
-    if (txn > s->erase_txn || zeroed_has(s, page))
+    if (txn >= s->free_before || zeroed_has(s, page))
         return MB_OK;
     if (slice_is_over(s))
         return MB_ERR_CANCELLED;
@@ -479,8 +483,11 @@ clean_slice(struct scrub *s, bool *done)
     // Also of the pages that this commit replaces: they are free after it.
     if (st == MB_OK)
         st = gaps_flush(s, true);
-    if (st == MB_OK)
+    if (st == MB_OK) {
+        uint64_t oldest = kv_oldest_reader(s->kv);
+        s->free_before = oldest < metas[1].txn ? oldest : metas[1].txn;
         st = pages_free_list(s->pages, &metas[1], clean_free, s);
+    }
     *done = st == MB_OK;
     if (st == MB_OK)
         st = kv_del(txn, KV_META, mb_slice_cstr(META_SCRUB));

@@ -85,7 +85,7 @@ count_slices(struct fixture *f, bool busy)
     while (scrub_slice(f->scrub, busy, false)) {
         // Whoever was waiting commits.
         struct kv_txn *txn;
-        if (n++ % 8 != 0)
+        if (n++ % 3 != 0)
             continue;
         assert_ok(kv_begin(f->kv, true, &txn, NULL));
         assert_ok(kv_put(
