@@ -100,6 +100,11 @@ add_text(
         i = (i + 1) & set->slot_mask;
     }
     set->slots[i] = (struct piece_slot){(uint32_t)(h >> 32), id};
+    uint64_t *pairs = set->pairs[text.data[0]];
+    if (text.size > 1)
+        pairs[text.data[1] >> 6] |= (uint64_t)1 << (text.data[1] & 63);
+    else
+        memset(pairs, 0xff, sizeof(set->pairs[0]));
 }
 
 /* Falling. */
@@ -188,6 +193,11 @@ special_longest(const struct special_set *set, const struct mb_tokenizer *tok,
     struct mb_slice text, size_t pos)
 {
     uint8_t first = text.data[pos];
+    uint8_t second = text.size - pos > 1 ? text.data[pos + 1] : 0;
+    if (!(set->pairs[first][second >> 6] >> (second & 63) & 1) &&
+        text.size - pos > 1) {
+        return -1;
+    }
     for (size_t i = set->sizes_at[first]; i < set->sizes_at[first + 1]; i++) {
         if (set->sizes[i] > text.size - pos)
             continue;

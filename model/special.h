@@ -23,6 +23,8 @@ struct special_set {
     size_t slot_mask;
     uint32_t *sizes;        /* for each first byte the sizes, falling */
     uint32_t sizes_at[257]; /* where those of a first byte begin */
+    uint64_t pairs[256][4]; /* bits of the first two bytes that occur; all of
+                               a first byte that is a text of its own */
     uint32_t *all_sizes;    /* without repetition, falling */
     size_t n_sizes;
 };
