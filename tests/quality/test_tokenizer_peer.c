@@ -11,7 +11,8 @@
  *   MB_PEER_LLAMA  a folder where `npm install node-llama-cpp` was done
  *   MB_SHARED      has data/train/NAME.jsonl.zst and models/vocab/NAME.gguf
  *   MB_VOCABS      a further folder of NAME.gguf (optional)
- *   MB_PEER_BYTES  how much text (optional) */
+ *   MB_PEER_BYTES  how much text (optional)
+ *   MB_PEER_ONLY   the name of one vocabulary (optional) */
 #include "mb_test_gguf.h"
 
 #include <inttypes.h>
