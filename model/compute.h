@@ -70,7 +70,7 @@ struct activations {
 typedef enum compute_level {
     COMPUTE_PLAIN = 0,
     COMPUTE_AVX2 = 1,   /* with FMA and F16C */
-    COMPUTE_AVX512 = 2, /* with BW, VL, VNNI */
+    COMPUTE_AVX512 = 2, /* F and VNNI; same bits as AVX2 */
     COMPUTE_N_LEVELS
 } compute_level;
 

@@ -348,25 +348,32 @@ cpu_has_f16c(void)
     return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
+#define AVX2_KERNELS                                                           \
+    .quantize = avx2_quantize, .mul_few = avx2_mul_few, .row = avx2_row,       \
+    .rms_norm = avx2_rms_norm, .rope_pairs = avx2_rope_pairs,                  \
+    .rope_halves = avx2_rope_halves, .swiglu = avx2_swiglu, .add = avx2_add,   \
+    .log_sum_exp = avx2_log_sum_exp
+
 const struct compute *
 compute_x86_avx2(void)
 {
     static const struct compute avx2 = {
-        .name = "avx2",
-        .quantize = avx2_quantize,
-        .mul_few = avx2_mul_few,
-        .mul_many = avx2_mul_many,
-        .row = avx2_row,
-        .rms_norm = avx2_rms_norm,
-        .rope_pairs = avx2_rope_pairs,
-        .rope_halves = avx2_rope_halves,
-        .swiglu = avx2_swiglu,
-        .add = avx2_add,
-        .log_sum_exp = avx2_log_sum_exp,
-    };
+        .name = "avx2", .mul_many = avx2_mul_many, AVX2_KERNELS};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                    cpu_has_f16c()
                ? &avx2
+               : NULL;
+}
+
+/* Only mul_many is bound by arithmetic; the rest waits for memory. */
+const struct compute *
+compute_x86_avx512(void)
+{
+    static const struct compute avx512 = {
+        .name = "avx512", .mul_many = avx512_mul_many, AVX2_KERNELS};
+    return compute_x86_avx2() && __builtin_cpu_supports("avx512f") &&
+                   __builtin_cpu_supports("avx512vnni")
+               ? &avx512
                : NULL;
 }
 
@@ -378,10 +385,10 @@ compute_x86_avx2(void)
     return NULL;
 }
 
-#endif
-
 const struct compute *
 compute_x86_avx512(void)
 {
     return NULL;
 }
+
+#endif

@@ -13,7 +13,9 @@ const struct compute *compute_plain(void);
 const struct compute *compute_x86_avx2(void);
 const struct compute *compute_x86_avx512(void);
 
-/* Parts of the AVX2 level that have files of their own. */
+/* Parts of the levels that have files of their own. */
+void avx512_mul_many(const struct tensor *W, size_t first, size_t last,
+    const struct activations *a, float *y, size_t ldy, float *room);
 void avx2_mul_few(const struct tensor *W, size_t first, size_t last,
     const struct activations *a, float *y, size_t ldy);
 void avx2_mul_many(const struct tensor *W, size_t first, size_t last,

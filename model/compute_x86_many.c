@@ -16,9 +16,8 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
+#include "many_x86.h"
 #include "weights_x86.h"
-
-#define PANEL 16u /* outputs */
 
 /* Rows that go over a panel together: of codes, of floats. */
 #define CODE_ROWS  4u
@@ -58,14 +57,6 @@ transpose_8(__m256i r[8])
 }
 
 /* ---- panels of codes ---- */
-
-/* A block of a panel: 32 columns as int16 [column / 2][output][column % 2],
- * then two times 16 floats: scales [output]; behind them offsets in Q4_K; in
- * Q6_K scales of the first 16 columns, then of the others. */
-#define BLOCK_COLUMNS 32u
-#define SCALES_AT     1024u
-#define OFFSETS_AT    (SCALES_AT + 64u)
-#define BLOCK_BYTES   (SCALES_AT + 128u)
 
 /* Blocks that are unpacked together: a part of a row of Q4_K and Q6_K is read
  * for several. */
@@ -230,15 +221,6 @@ DEFINE_UNPACK(unpack_q6_k, TENSOR_Q6_K)
 
 /* ---- rows over a panel of codes ---- */
 
-/* Rows of activations from a block on. */
-struct code_rows {
-    const int16_t *code;
-    const float *scale;
-    const float *sum;
-    size_t n_cols;
-    size_t n_blocks;
-};
-
 /* Eight outputs += sums * scales of W * scale of the row, less offsets of W *
  * sum of the row if the type has them. */
 AVX2 INLINE void
@@ -323,9 +305,6 @@ code_tile(tensor_type type, const uint8_t *panel, size_t n_blocks,
         }
     }
 }
-
-typedef void (*code_fn)(const uint8_t *panel, size_t n_blocks,
-    const struct code_rows *x, float *y, size_t ldy);
 
 /* The compiler makes one version for each kind and number of rows. */
 #define DEFINE_TILE(name, type, n)                                             \
@@ -419,9 +398,6 @@ float_tile(const float *panel, size_t n_cols, const float *x, size_t ldx,
     }
 }
 
-typedef void (*float_fn)(const float *panel, size_t n_cols, const float *x,
-    size_t ldx, float *y, size_t ldy);
-
 #define DEFINE_FLOAT_TILE(n)                                                   \
     AVX2 static void float_tile_##n(const float *panel, size_t n_cols,         \
         const float *x, size_t ldx, float *y, size_t ldy)                      \
@@ -440,6 +416,7 @@ DEFINE_FLOAT_TILE(6)
 
 /* A stretch of columns of some panels in the room. */
 struct stretch {
+    const struct tiles *tiles;
     const struct tensor *W;
     const struct activations *a;
     float *room;
@@ -457,14 +434,12 @@ static void
 run_tile(const struct stretch *s, const float *panel, size_t r, size_t n,
     float *y, size_t ldy)
 {
-    static const float_fn floats[FLOAT_ROWS] = {float_tile_1, float_tile_2,
-        float_tile_3, float_tile_4, float_tile_5, float_tile_6};
     const struct activations *a = s->a;
     size_t n_cols = s->W->n_cols;
     size_t n_blocks = n_cols / ACT_BLOCK;
     size_t b = s->from / ACT_BLOCK;
     if (tensor_block_values(s->W->type) == 1) {
-        floats[n - 1](
+        s->tiles->floats[n - 1](
             panel, s->to - s->from, a->x + r * a->ld + s->from, a->ld, y, ldy);
         return;
     }
@@ -475,9 +450,9 @@ run_tile(const struct stretch *s, const float *panel, size_t r, size_t n,
         .n_cols = n_cols,
         .n_blocks = n_blocks,
     };
-    const code_fn *codes = s->W->type == TENSOR_Q4_K   ? tile_q4_k
-                           : s->W->type == TENSOR_Q6_K ? tile_q6_k
-                                                       : tile_q_0;
+    const code_fn *codes = s->W->type == TENSOR_Q4_K   ? s->tiles->q4_k
+                           : s->W->type == TENSOR_Q6_K ? s->tiles->q6_k
+                                                       : s->tiles->q_0;
     codes[n - 1]((const uint8_t *)(const void *)panel,
         (s->to - s->from) / ACT_BLOCK, &x, y, ldy);
 }
@@ -487,7 +462,7 @@ static void
 run_cut_tile(const struct stretch *s, const float *panel, size_t r, size_t n,
     float *y, size_t n_outputs)
 {
-    float tile[FLOAT_ROWS * PANEL] = {0};
+    float tile[MAX_TILE_ROWS * PANEL] = {0};
     for (size_t i = 0; i < n; i++)
         memcpy(tile + i * PANEL, y + i * s->ldy, n_outputs * sizeof(float));
     run_tile(s, panel, r, n, tile, PANEL);
@@ -498,7 +473,8 @@ run_cut_tile(const struct stretch *s, const float *panel, size_t r, size_t n,
 static void
 run_rows(const struct stretch *s)
 {
-    size_t step = tensor_block_values(s->W->type) == 1 ? FLOAT_ROWS : CODE_ROWS;
+    size_t step = tensor_block_values(s->W->type) == 1 ? s->tiles->float_rows
+                                                       : s->tiles->code_rows;
     for (size_t r = 0; r < s->a->n; r += step) {
         size_t n = least(s->a->n - r, step);
         const float *panel = s->room;
@@ -549,8 +525,8 @@ unpack_panels(const struct stretch *s)
 #define MAX_CODE_COLUMNS  2048u
 
 void
-avx2_mul_many(const struct tensor *W, size_t first, size_t last,
-    const struct activations *a, float *y, size_t ldy, float *room)
+many_with_tiles(const struct tiles *tiles, const struct tensor *W, size_t first,
+    size_t last, const struct activations *a, float *y, size_t ldy, float *room)
 {
     bool is_float = tensor_block_values(W->type) == 1;
     size_t most = is_float ? MAX_FLOAT_COLUMNS : MAX_CODE_COLUMNS;
@@ -566,6 +542,7 @@ avx2_mul_many(const struct tensor *W, size_t first, size_t last,
     for (size_t o = first; o < last; o += outputs) {
         for (size_t k = 0; k < W->n_cols; k += columns) {
             struct stretch s = {
+                .tiles = tiles,
                 .W = W,
                 .a = a,
                 .room = room,
@@ -581,6 +558,17 @@ avx2_mul_many(const struct tensor *W, size_t first, size_t last,
             run_rows(&s);
         }
     }
+}
+
+void
+avx2_mul_many(const struct tensor *W, size_t first, size_t last,
+    const struct activations *a, float *y, size_t ldy, float *room)
+{
+    static const float_fn floats[FLOAT_ROWS] = {float_tile_1, float_tile_2,
+        float_tile_3, float_tile_4, float_tile_5, float_tile_6};
+    static const struct tiles tiles = {
+        tile_q_0, tile_q4_k, tile_q6_k, floats, CODE_ROWS, FLOAT_ROWS};
+    many_with_tiles(&tiles, W, first, last, a, y, ldy, room);
 }
 
 #endif

@@ -287,6 +287,28 @@ test_outputs_when_range_is_cut_then_same_bits_and_none_beside(void **state)
     for_each(check_ranges);
 }
 
+/* AVX-512 only computes more lanes at a time. */
+static void
+check_avx512(
+    const struct compute *c, bool is_many, tensor_type type, struct shape s)
+{
+    const struct compute *wide = compute_at(COMPUTE_AVX512);
+    struct rig rig = rig_begin(type, s.n_rows, s.n_cols, MAX_ROWS);
+    if (wide && c == compute_at(COMPUTE_AVX2)) {
+        multiply(c, is_many, &rig, 0, s.n_rows, &rig.a, rig.wanted);
+        multiply(wide, is_many, &rig, 0, s.n_rows, &rig.a, rig.y);
+        check_same(&rig, 0, MAX_ROWS, 0, s.n_rows, wide->name);
+    }
+    rig_end(&rig);
+}
+
+static void
+test_products_when_avx512_then_same_bits_as_avx2(void **state)
+{
+    MB_TEST_UNUSED(state);
+    for_each(check_avx512);
+}
+
 /* ---- hostile weights ---- */
 
 static void
@@ -401,6 +423,7 @@ main(void)
         cmocka_unit_test(test_rows_when_in_other_company_then_same_bits),
         cmocka_unit_test(
             test_outputs_when_range_is_cut_then_same_bits_and_none_beside),
+        cmocka_unit_test(test_products_when_avx512_then_same_bits_as_avx2),
         cmocka_unit_test(test_weights_when_any_bytes_then_no_crash),
         cmocka_unit_test(test_products_when_all_are_largest_then_no_overflow),
         cmocka_unit_test(
