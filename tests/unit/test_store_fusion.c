@@ -54,6 +54,26 @@ test_inherit_when_neighbour_scores_then_score_rises(void **state)
     assert_true(rows[1].lexical_all == 1.0f);
 }
 
+/* The second lacks little, so a strong neighbour lifts it by little: it does
+ * not overtake the best. The last lacks most and gets most. */
+static void
+test_inherit_when_segment_scores_itself_then_it_owes_little(void **state)
+{
+    struct fusion_row rows[] = {
+        {.segno = 1, .docno = 1, .roles = CORE, .lexical = 10, .dense = 0.6f},
+        {.segno = 5, .docno = 5, .roles = CORE, .lexical = 9, .dense = 0.5f},
+        {.segno = 6, .docno = 6, .roles = CORE, .lexical = 8, .dense = 0.1f}};
+
+    MB_TEST_UNUSED(state);
+    fusion_inherit(rows, 3, 0.8, 1);
+    assert_true(rows[0].lexical_all == 10.0f);
+    assert_true(rows[0].dense_all == 0.6f);
+    assert_true(rows[1].lexical_all > 9.0f && rows[1].lexical_all < 10.0f);
+    assert_true(rows[2].lexical_all - 8.0f > rows[1].lexical_all - 9.0f);
+    assert_true(rows[2].lexical_all < rows[1].lexical_all);
+    assert_true(rows[2].dense_all > 0.1f && rows[2].dense_all < 0.5f);
+}
+
 int
 main(void)
 {
@@ -62,6 +82,8 @@ main(void)
         cmocka_unit_test(
             test_score_when_embedding_sees_nothing_then_lexical_order),
         cmocka_unit_test(test_inherit_when_neighbour_scores_then_score_rises),
+        cmocka_unit_test(
+            test_inherit_when_segment_scores_itself_then_it_owes_little),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
