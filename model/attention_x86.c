@@ -438,8 +438,8 @@ attention_x86_at(compute_level level)
 {
     static const struct attention avx2 = {
         "avx2", avx2_store, avx2_few, avx2_many};
-    if (level != COMPUTE_AVX2 || !__builtin_cpu_supports("avx2") ||
-        !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+    /* Products of the same level know whether this CPU has it. */
+    if (level != COMPUTE_AVX2 || !compute_at(level))
         return NULL;
     return &avx2;
 }
