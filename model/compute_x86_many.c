@@ -478,6 +478,9 @@ run_rows(const struct stretch *s)
     for (size_t r = 0; r < s->a->n; r += step) {
         size_t n = least(s->a->n - r, step);
         const float *panel = s->room;
+        size_t bytes = (s->last - s->first) * sizeof(float);
+        for (size_t i = 0; i < n && s->from == 0; i++)
+            memset(s->y + (r + i) * s->ldy + s->first, 0, bytes);
         for (size_t o = s->first; o < s->last; o += PANEL) {
             float *y = s->y + r * s->ldy + o;
             if (s->last - o < PANEL)
@@ -486,6 +489,23 @@ run_rows(const struct stretch *s)
                 run_tile(s, panel, r, n, y, s->ldy);
             panel += s->panel_floats;
         }
+    }
+}
+
+/* Sixteen rows side by side are more than the hardware fetches ahead: ask for
+ * those of a panel while the one before it is unpacked. */
+static void
+ask_for_panel(const struct stretch *s, size_t o)
+{
+    const struct tensor *W = s->W;
+    size_t values = tensor_block_values(W->type);
+    size_t bytes = tensor_block_bytes(W->type);
+    size_t end = least(o + PANEL, W->n_rows);
+    for (; o < end; o++) {
+        const uint8_t *p = W->data + o * W->row_bytes;
+        for (size_t i = s->from / values * bytes; i < s->to / values * bytes;
+             i += 64)
+            __builtin_prefetch(p + i);
     }
 }
 
@@ -502,6 +522,7 @@ unpack_panels(const struct stretch *s)
         /* Outputs that are not there repeat the last one. */
         for (size_t i = 0; i < PANEL; i++)
             rows[i] = W->data + least(o + i, s->last - 1) * W->row_bytes;
+        ask_for_panel(s, o + PANEL);
         if (W->type == TENSOR_F32)
             unpack_f32(rows, s->from, s->to, panel);
         else if (W->type == TENSOR_F16)
@@ -537,8 +558,6 @@ many_with_tiles(const struct tiles *tiles, const struct tensor *W, size_t first,
         is_float ? columns * PANEL
                  : columns / BLOCK_COLUMNS * BLOCK_BYTES / sizeof(float);
     size_t outputs = MUL_ROOM_FLOATS / panel_floats * PANEL;
-    for (size_t r = 0; r < a->n; r++)
-        memset(y + r * ldy + first, 0, (last - first) * sizeof(float));
     for (size_t o = first; o < last; o += outputs) {
         for (size_t k = 0; k < W->n_cols; k += columns) {
             struct stretch s = {
