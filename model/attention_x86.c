@@ -120,7 +120,7 @@ scale_rows(float *z, const float *scales)
 
 /* Lines of memory that will be read later, asked for a few at a time while
  * something else is computed: slices lie apart, so that hardware does not fetch
- * ahead from one to the next. `p` NULL: none. */
+ * ahead from one to the next. */
 struct ahead {
     const char *p;
     const char *end;
@@ -254,7 +254,8 @@ few_block(struct slice_shape shape, const uint8_t *slice, const uint8_t *next,
             scale_rows(z + i * ROWS, scales_of(shape, values));
     }
     few_values(shape.type, shape.head_dim, values, z, keep, rows, n,
-        ahead_of(next, next ? half : 0, ROWS), to->o + first * shape.head_dim);
+        ahead_of(next ? next : slice, next ? half : 0, ROWS),
+        to->o + first * shape.head_dim);
 }
 
 /* The compiler makes one version for each type and number of queries. */
