@@ -31,7 +31,7 @@ enum stop {
 };
 
 struct reader {
-    const struct pretoken_text *text;
+    struct pretoken_text *text;
     enum stop stop;
 };
 
@@ -50,11 +50,13 @@ is_tail(uint8_t b)
 /* A character of more than one byte; a byte that begins none is a symbol of
  * its own, as U+FFFD is one. */
 static struct letter
-wide_at(const struct pretoken_text *text, size_t pos)
+wide_at(struct pretoken_text *text, size_t pos)
 {
     const uint8_t *p = text->data + pos;
     size_t room = text->size - pos;
     struct letter c = {0xfffd, 1, UNICODE_SYMBOL};
+    if (room < 4)
+        text->reached = true; // it may be the part of a character
     if (p[0] >= 0xc0 && p[0] < 0xe0 && room > 1 && is_tail(p[1])) {
         c.code = (p[0] & 0x1fu) << 6 | (p[1] & 0x3fu);
         c.size = 2;
@@ -76,10 +78,12 @@ wide_at(const struct pretoken_text *text, size_t pos)
 }
 
 static inline struct letter
-letter_at(const struct pretoken_text *text, size_t pos)
+letter_at(struct pretoken_text *text, size_t pos)
 {
-    if (pos >= text->size)
+    if (pos >= text->size) {
+        text->reached = true;
         return (struct letter){0, 0, UNICODE_END};
+    }
     uint8_t b = text->data[pos];
     if (b < 128)
         return (struct letter){b, 1, (enum unicode_class)text->classes[b]};
@@ -126,8 +130,10 @@ run_end(const struct reader *r, size_t pos, unsigned classes)
 static size_t
 contraction(const struct reader *r, size_t pos, bool any_case)
 {
-    const struct pretoken_text *text = r->text;
+    struct pretoken_text *text = r->text;
     uint8_t fold = any_case ? 0x20 : 0;
+    if (text->size - pos < 3)
+        text->reached = true;
     if (text->data[pos] != '\'' || text->size - pos < 2)
         return 0;
     uint8_t a = text->data[pos + 1] | fold;
@@ -184,7 +190,7 @@ gpt2_end(const struct reader *r, size_t pos)
 }
 
 static size_t
-end_gpt2(const struct pretoken_text *text, size_t pos)
+end_gpt2(struct pretoken_text *text, size_t pos)
 {
     struct reader r = {text, STOP_NONE};
     return gpt2_end(&r, pos);
@@ -192,7 +198,7 @@ end_gpt2(const struct pretoken_text *text, size_t pos)
 
 /* \p{N}, then as gpt-2. */
 static size_t
-end_starcoder(const struct pretoken_text *text, size_t pos)
+end_starcoder(struct pretoken_text *text, size_t pos)
 {
     struct reader r = {text, STOP_NUMBER};
     struct letter c = letter_at(text, pos);
@@ -201,7 +207,7 @@ end_starcoder(const struct pretoken_text *text, size_t pos)
 
 /* A run of signs. */
 static size_t
-signs_end(const struct pretoken_text *text, size_t pos, bool with_backtick)
+signs_end(struct pretoken_text *text, size_t pos, bool with_backtick)
 {
     struct letter c = letter_at(text, pos);
     while (is_sign(c, with_backtick)) {
@@ -212,49 +218,61 @@ signs_end(const struct pretoken_text *text, size_t pos, bool with_backtick)
 }
 
 static bool
-is_digit(const struct pretoken_text *text, size_t pos)
+is_digit(struct pretoken_text *text, size_t pos)
 {
-    return pos < text->size && text->data[pos] >= '0' && text->data[pos] <= '9';
+    struct letter c = letter_at(text, pos);
+    return c.code >= '0' && c.code <= '9';
 }
 
-/* [0-9][0-9][0-9] inside a word: the end of the first piece that this leaves
- * of [pos, end). */
+/* [0-9][0-9][0-9] inside the run of numbers at pos: the end of the first piece
+ * that this leaves of it. Goes no further than that, as a run may be long. */
 static size_t
-triple_end(const struct pretoken_text *text, size_t pos, size_t end)
+triple_end(struct pretoken_text *text, size_t pos)
 {
-    for (size_t p = pos; p + 3 <= end; p++) {
+    size_t p = pos;
+    struct letter c = letter_at(text, p);
+    while (c.class == UNICODE_NUMBER) {
         if (is_digit(text, p) && is_digit(text, p + 1) && is_digit(text, p + 2))
             return p > pos ? p : p + 3;
+        p += c.size;
+        c = letter_at(text, p);
     }
-    return end;
+    return p;
+}
+
+/* As gpt-2 and then by three digits, with signs apart before; numbers go apart
+ * from the space in front of them always, or with a triple only. */
+static size_t
+triples_end(struct pretoken_text *text, size_t pos, enum stop stop, bool apart)
+{
+    struct reader r = {text, stop};
+    size_t end = signs_end(text, pos, stop == STOP_SIGN_BACKTICK);
+    if (end > pos)
+        return end;
+    struct letter c = letter_at(text, pos);
+    if (c.class == UNICODE_NUMBER)
+        return triple_end(text, pos);
+    if (c.code != ' ' || letter_at(text, pos + 1).class != UNICODE_NUMBER)
+        return gpt2_end(&r, pos);
+    if (apart || (is_digit(text, pos + 1) && is_digit(text, pos + 2) &&
+                     is_digit(text, pos + 3))) {
+        return pos + 1;
+    }
+    return triple_end(text, pos + 1);
 }
 
 /* [\p{P}\$\+<=>\^~\|`]+, then as gpt-2, then [0-9][0-9][0-9] */
 static size_t
-end_falcon(const struct pretoken_text *text, size_t pos)
+end_falcon(struct pretoken_text *text, size_t pos)
 {
-    struct reader r = {text, STOP_SIGN_BACKTICK};
-    size_t end = signs_end(text, pos, true);
-    if (end > pos)
-        return end;
-    return triple_end(text, pos, gpt2_end(&r, pos));
+    return triples_end(text, pos, STOP_SIGN_BACKTICK, false);
 }
 
 /* [\p{P}\$\+<=>\^~\|]+, then as gpt-2, then \p{N}+, then [0-9][0-9][0-9] */
 static size_t
-end_default(const struct pretoken_text *text, size_t pos)
+end_default(struct pretoken_text *text, size_t pos)
 {
-    struct reader r = {text, STOP_SIGN};
-    size_t end = signs_end(text, pos, false);
-    if (end > pos)
-        return end;
-    end = gpt2_end(&r, pos);
-    struct letter c = letter_at(text, pos);
-    if (c.class == UNICODE_SPACE && pos + c.size < end &&
-        letter_at(text, pos + c.size).class == UNICODE_NUMBER) {
-        return pos + c.size;
-    }
-    return triple_end(text, pos, end);
+    return triples_end(text, pos, STOP_SIGN, true);
 }
 
 /* ---- llama 3 and qwen 2 ---- */
@@ -262,7 +280,7 @@ end_default(const struct pretoken_text *text, size_t pos)
 /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,max}|
  *  ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
 static size_t
-llama3_end(const struct pretoken_text *text, size_t pos, unsigned max_digits)
+llama3_end(struct pretoken_text *text, size_t pos, unsigned max_digits)
 {
     struct reader r = {text, STOP_NONE};
     struct letter c = letter_at(text, pos);
@@ -289,6 +307,7 @@ llama3_end(const struct pretoken_text *text, size_t pos, unsigned max_digits)
         while (end < text->size &&
                (text->data[end] == '\r' || text->data[end] == '\n'))
             end++;
+        text->reached = text->reached || end == text->size;
         return end;
     }
     size_t after_newline = 0;
@@ -301,13 +320,13 @@ llama3_end(const struct pretoken_text *text, size_t pos, unsigned max_digits)
 }
 
 static size_t
-end_llama3(const struct pretoken_text *text, size_t pos)
+end_llama3(struct pretoken_text *text, size_t pos)
 {
     return llama3_end(text, pos, 3);
 }
 
 static size_t
-end_qwen2(const struct pretoken_text *text, size_t pos)
+end_qwen2(struct pretoken_text *text, size_t pos)
 {
     return llama3_end(text, pos, 1);
 }
@@ -413,8 +432,7 @@ script_of(struct letter c)
 
 /* Does what no expression matches end before c? */
 static bool
-ends_rest(
-    const struct pretoken_text *text, const struct deepseek *d, size_t pos)
+ends_rest(struct pretoken_text *text, const struct deepseek *d, size_t pos)
 {
     struct letter c = letter_at(text, pos);
     if (c.class == UNICODE_END || c.code == '\r' || c.code == '\n' ||
@@ -428,8 +446,7 @@ ends_rest(
 
 /* [\r\n], \s?X+, \s?Y+, (\s+$,) [east]+, \p{N} one after the other. */
 static size_t
-deepseek_end(
-    const struct pretoken_text *text, const struct deepseek *d, size_t pos)
+deepseek_end(struct pretoken_text *text, const struct deepseek *d, size_t pos)
 {
     struct letter c = letter_at(text, pos);
     unsigned script = script_of(c);
@@ -468,14 +485,14 @@ deepseek_end(
 }
 
 static size_t
-end_deepseek_llm(const struct pretoken_text *text, size_t pos)
+end_deepseek_llm(struct pretoken_text *text, size_t pos)
 {
     static const struct deepseek d = {is_cased, is_mark, false, true};
     return deepseek_end(text, &d, pos);
 }
 
 static size_t
-end_deepseek_coder(const struct pretoken_text *text, size_t pos)
+end_deepseek_coder(struct pretoken_text *text, size_t pos)
 {
     static const struct deepseek d = {is_letter, is_punctuation, true, false};
     return deepseek_end(text, &d, pos);

@@ -14,18 +14,16 @@
 
 #include "mb_base.h"
 
-/* Bytes behind the end of a word that its rule may look at. */
-#define PRETOKEN_LOOKAHEAD 16
-
 struct pretoken_text {
     const uint8_t *data;
     size_t size;
     const uint8_t *classes; /* unicode_fill_bmp() */
+    bool reached; /* set if a rule saw the end: more text might change words */
 };
 
 struct pretokenizer {
     const char *name;
-    size_t (*end)(const struct pretoken_text *text, size_t pos);
+    size_t (*end)(struct pretoken_text *text, size_t pos);
     bool ignore_merges; /* a word that is a piece is one token */
     bool add_bos;       /* where the file does not say */
 };
@@ -35,8 +33,8 @@ const struct pretokenizer *pretoken_find(struct mb_slice name);
 
 /* Where the word that begins at pos < text->size ends. */
 static inline size_t
-pretoken_end(const struct pretokenizer *pre, const struct pretoken_text *text,
-    size_t pos)
+pretoken_end(
+    const struct pretokenizer *pre, struct pretoken_text *text, size_t pos)
 {
     return pre->end(text, pos);
 }

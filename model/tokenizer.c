@@ -346,47 +346,40 @@ cut_unit(struct mb_slice text, size_t pos, size_t max_size)
     return end > pos ? end : pos + char_size(text.data + pos, text.size - pos);
 }
 
-/* A word of the text before `limit`, by the rule. */
-static size_t
-word_end(const struct mb_tokenizer *tok, struct mb_slice text, size_t limit,
-    size_t pos, size_t max_size, bool *is_forced)
-{
-    struct pretoken_text part = {text.data, limit, tok->bpe->classes};
-    bool is_bounded =
-        max_size < limit - pos && max_size + PRETOKEN_LOOKAHEAD < limit - pos;
-    if (is_bounded)
-        part.size = pos + max_size + PRETOKEN_LOOKAHEAD;
-    size_t end = pretoken_end(tok->bpe->pre, &part, pos);
-    if (end - pos > max_size) {
-        *is_forced = true;
-        end = cut_unit(text, pos, max_size);
-    }
-    return end;
-}
-
-/* A unit is a user-defined piece, or a word of what lies between two. A word
- * may end elsewhere if such a piece begins right behind it or behind the blank
- * that follows, so these places are searched too. */
+/* A unit is a user-defined piece, or a word of what lies between two. Neither
+ * is known before some text behind it was seen: a window grows until the rule
+ * did not look beyond it. */
 static mb_status
 bpe_unit_end(const struct mb_tokenizer *tok, struct mb_token_cache *work,
     struct mb_slice text, size_t pos, size_t max_size, size_t *end,
     bool *is_forced)
 {
-    *end = word_end(tok, text, text.size, pos, max_size, is_forced);
-    if (tok->user.n == 0)
-        return MB_OK;
-    const struct special_hit *hit = NULL;
-    size_t upto = *end + PRETOKEN_LOOKAHEAD;
-    mb_status st =
-        special_scan_next(&work->scan, &tok->user, tok, text, pos, upto, &hit);
-    if (st != MB_OK || !hit)
-        return st;
-    *is_forced = false;
-    if (hit->start == pos)
-        *end = hit->end;
-    else
-        *end = word_end(tok, text, hit->start, pos, max_size, is_forced);
-    return MB_OK;
+    size_t room = text.size - pos;
+    for (size_t window = 256;; window *= 2) {
+        const struct special_hit *hit = NULL;
+        size_t limit = window < room ? pos + window : text.size;
+        if (tok->user.n > 0) {
+            mb_status st = special_scan_next(
+                &work->scan, &tok->user, tok, text, pos, limit, &hit);
+            if (st != MB_OK)
+                return st;
+            if (hit && hit->start == pos) {
+                *end = hit->end;
+                return MB_OK;
+            }
+        }
+        struct pretoken_text part = {.data = text.data,
+            .size = hit ? hit->start : limit,
+            .classes = tok->bpe->classes};
+        *end = pretoken_end(tok->bpe->pre, &part, pos);
+        if (*end - pos > max_size) {
+            *is_forced = true;
+            *end = cut_unit(text, pos, max_size);
+            return MB_OK;
+        }
+        if (hit || limit == text.size || !part.reached)
+            return MB_OK;
+    }
 }
 
 static size_t

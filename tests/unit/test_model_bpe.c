@@ -234,7 +234,7 @@ static void
 cut_words(const struct pretokenizer *rule, const uint8_t *classes,
     struct mb_slice text, struct mb_buffer *out)
 {
-    struct pretoken_text t = {text.data, text.size, classes};
+    struct pretoken_text t = {text.data, text.size, classes, false};
     for (size_t pos = 0; pos < text.size;) {
         size_t end = pretoken_end(rule, &t, pos);
         assert_true(end > pos && end <= text.size);
@@ -298,18 +298,18 @@ test_pretoken_when_cut_at_a_word_then_the_same_words(void **state)
             pretoken_find(mb_slice_cstr(rules[round % 8]));
         mb_buffer_clear(&text);
         test_random_text(&rng, 1 + mb_rng_below(&rng, 60), &text);
-        struct pretoken_text whole = {text.data, text.size, classes};
+        struct pretoken_text whole = {text.data, text.size, classes, false};
         size_t ends[200];
         size_t n = 0;
         for (size_t pos = 0; pos < text.size; pos = ends[n++])
             ends[n] = pretoken_end(rule, &whole, pos);
         for (size_t k = 0; k < n; k++) {
-            struct pretoken_text head = {text.data, ends[k], classes};
+            struct pretoken_text head = {text.data, ends[k], classes, false};
             size_t pos = k > 0 ? ends[k - 1] : 0;
             if (text.data[ends[k] - 1] > ' ' && text.data[ends[k] - 1] < 128)
                 assert_int_equal(ends[k], pretoken_end(rule, &head, pos));
             struct pretoken_text tail = {
-                text.data + ends[k], text.size - ends[k], classes};
+                text.data + ends[k], text.size - ends[k], classes, false};
             for (size_t at = 0, i = k + 1; at < tail.size; i++) {
                 at = pretoken_end(rule, &tail, at);
                 assert_int_equal(ends[i] - ends[k], at);
@@ -542,6 +542,41 @@ test_encode_when_word_is_long_then_done(void **state)
     mb_buffer_fini(&text);
     mb_tokenizer_free(tok);
     test_gguf_free(&g);
+}
+
+/* No rule may look at a long run again for each word in it. */
+static void
+test_segment_when_runs_are_long_then_done(void **state)
+{
+    static const char *const rules[] = {"gpt-2", "starcoder", "falcon",
+        "default", "llama-bpe", "qwen2", "deepseek-coder", "deepseek-llm"};
+    static const char *const runs[] = {"a", "1", " ", "\n", "\u4e16", "\u0967",
+        ".", "\u0301", "\n ", "1 ", "\u00ac ", "'s", "xyz", "\U0001f999"};
+    struct mb_buffer text;
+    struct mb_buffer spans;
+    MB_TEST_UNUSED(state);
+    mb_buffer_init(&text, 1u << 20);
+    mb_buffer_init(&spans, 1u << 24);
+    uint64_t start = mb_clock_cpu_ns();
+    for (size_t i = 0; i < 8; i++) {
+        struct mb_tokenizer *tok = small_tokenizer(rules[i]);
+        for (size_t k = 0; k < sizeof(runs) / sizeof(runs[0]); k++) {
+            mb_buffer_clear(&text);
+            mb_buffer_clear(&spans);
+            while (text.size < 40000)
+                test_put(&text, runs[k], strlen(runs[k]));
+            struct mb_buffer out = encode(tok, NULL, mb_buffer_slice(&text));
+            assert_ok(mb_segment_text(
+                tok, NULL, mb_buffer_slice(&text), &spans, NULL));
+            mb_buffer_fini(&out);
+        }
+        mb_tokenizer_free(tok);
+    }
+    uint64_t ms = (mb_clock_cpu_ns() - start) / 1000000;
+    print_message("%llu ms\n", (unsigned long long)ms);
+    assert_true(ms < 60000); // one quadratic case alone takes longer
+    mb_buffer_fini(&text);
+    mb_buffer_fini(&spans);
 }
 
 /* ---- round trips ---- */
@@ -912,6 +947,7 @@ main(void)
         cmocka_unit_test(test_encode_when_result_is_no_token_then_bytes),
         cmocka_unit_test(test_new_when_merges_are_odd_then_passed_over),
         cmocka_unit_test(test_encode_when_word_is_long_then_done),
+        cmocka_unit_test(test_segment_when_runs_are_long_then_done),
         cmocka_unit_test(test_decode_when_random_text_then_the_same),
         cmocka_unit_test(test_encode_when_text_is_not_utf8_then_its_bytes),
         cmocka_unit_test(test_encode_when_byte_has_no_token_then_left_out),
