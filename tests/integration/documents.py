@@ -21,7 +21,8 @@ import time
 source = os.environ["MB_SOURCE_DIR"]
 build = os.environ["MB_BINARY_DIR"]
 PROGRAMS = ["membankd", "membank-ingest", "membank-query", "membank-dump",
-            "membank-bench", "membank-eval", "membank-generate"]
+            "membank-bench", "membank-eval", "membank-generate",
+            "membank-train"]
 paths = {p: f"{build}/{'daemon' if p == 'membankd' else 'tools'}/{p}"
          for p in PROGRAMS}
 missing = [p for p in paths.values() if not os.path.exists(p)]

@@ -19,7 +19,7 @@ build = os.environ["MB_BINARY_DIR"]
 source = os.environ["MB_SOURCE_DIR"]
 tools = {n: f"{build}/tools/{n}" for n in (
     "membank-ingest", "membank-query", "membank-dump", "membank-bench",
-    "membank-eval", "membank-generate")}
+    "membank-eval", "membank-generate", "membank-train")}
 daemon = f"{build}/daemon/membankd"
 missing = [p for p in [*tools.values(), daemon] if not os.path.exists(p)]
 if missing:
@@ -120,6 +120,7 @@ def usage_errors():
             ("membank-generate", ["--memory", "{", "-c", "a", "x"]),
             ("membank-generate", ["-r", "3", "--memory", "{}", "-c", "a",
                                   "x"]),
+            ("membank-train", []), ("membank-train", ["nonsense"]),
             ("membank-bench", ["nonsense"])]:
         p = run(tool, *args, code=2)
         check(f"{tool} {args}: says how to use it", "usage: " in p.stderr,

@@ -1,0 +1,362 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""tests/integration/train.py - membank-train on a tiny model.
+
+Shards from texts; a whole run; the same run cut in pieces, by a signal, by
+kill -9 and by a full disk, with the same losses to the last digit; the exported
+files, read by another reader and scored by the decoder; what is refused."""
+import csv
+import gzip
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+source = os.environ["MB_SOURCE_DIR"]
+build = os.environ["MB_BINARY_DIR"]
+sys.path.insert(0, os.path.join(source, "tests", "support"))
+import decoder_run  # noqa: E402
+import gguf_file  # noqa: E402
+
+tool = os.path.join(build, "tools", "membank-train")
+if not os.path.exists(tool):
+    print("not built:", tool)
+    sys.exit(77)
+vocab = os.path.join(source, "model", "weights", "anchor.gguf")
+folder = tempfile.mkdtemp(prefix="membank-train-test-")
+failures = 0
+
+CONFIG = """# a tiny model
+tokenizer = {vocab}
+source = {folder}/shards/a.mbtok 2
+source = {folder}/shards/b.mbtok 1  # half as much
+heldout = dev {folder}/shards/dev.mbtok
+name = tiny
+layers = 2
+width = 32
+heads = 2
+kv_heads = 1
+head_dim = 16
+ffn = 64
+rows = 128
+tasks = 0.25
+batch = 3
+tokens = 9216
+warmup = 4
+threads = 2
+heldout_steps = 6
+checkpoint_minutes = {minutes}
+"""
+N_STEPS = 24
+
+
+def check(what, ok, shown=""):
+    global failures
+    if not ok:
+        failures += 1
+        print(f"FAILED: {what}\n{shown}")
+
+
+def path(name):
+    return os.path.join(folder, name)
+
+
+def write(name, text):
+    with open(path(name), "w", encoding="utf-8") as f:
+        f.write(text)
+    return path(name)
+
+
+def read(name):
+    with open(path(name), "rb") as f:
+        return f.read()
+
+
+def run(*args, code=0, **options):
+    p = subprocess.run([tool, *args], capture_output=True, text=True,
+                       timeout=100, check=False, **options)
+    check(f"{args}: exit {p.returncode}, wanted {code}",
+          p.returncode == code, p.stdout + p.stderr)
+    return p
+
+
+def points(name):
+    """The lines of a curve without the seconds, which differ."""
+    with open(path(name + "/curve.csv"), encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
+# ---- shards ----
+
+
+def tokens_of(name):
+    data = read(f"shards/{name}.mbtok")
+    size, = np.frombuffer(data, "<u4", 1, 12)
+    n, = np.frombuffer(data, "<u8", 1, 32)
+    return np.frombuffer(data, "<u2" if size == 2 else "<u4", int(n), 128)
+
+
+def make_shards():
+    with open(os.path.join(source, "tools", "sample", "inaugural.jsonl"),
+              encoding="utf-8") as f:
+        lines = f.readlines()
+    write("a.jsonl", "".join(lines[:8]))
+    with gzip.open(path("b.jsonl.gz"), "wt", encoding="utf-8") as f:
+        f.write("".join(lines[8:12]))
+    write("dev.jsonl", "".join(lines[12:15]))
+    write("note.txt", "A text of its own.")
+    args = ["shards", "-q", "-o", path("shards"), "--tokenizer", vocab]
+    p = run(*args, f"a={path('a.jsonl')}", f"b={path('b.jsonl.gz')}",
+            f"a={path('note.txt')}")
+    check("two shards, one of two files", len(p.stdout.splitlines()) == 2 and
+          "9 documents" in p.stdout.splitlines()[0], p.stdout)
+    run(*args, "--max-chars", "2000", f"dev={path('dev.jsonl')}")
+    keys, _ = gguf_file.read(vocab)
+    pieces = keys["tokenizer.ggml.tokens"][1][1]
+    dev = tokens_of("dev")
+    starts = np.flatnonzero(dev == 1)
+    check("three documents with <s> and </s>", len(starts) == 3 and
+          starts[0] == 0 and dev[-1] == 2 and
+          (dev[starts[1:] - 1] == 2).all(), dev)
+    text = json.loads(lines[12])["text"][:2000]
+    shown = "".join(pieces[i] for i in dev[1:starts[1] - 1])
+    check("the text is cut at 2,000 characters",
+          shown.replace("\u2581", " ").replace("<0x0A>", "\n") == " " + text,
+          shown)
+    for bad in (["x"], ["=f"], ["a/b=f"], ["a="]):
+        run(*args, *bad, code=2)
+    p = run(*args, f"x={path('none.jsonl')}", code=1)
+    check("names the file", "none.jsonl" in p.stderr, p.stderr)
+    write("bad.jsonl", '{"text": "good"}\n{"nothing": 1}\n')
+    p = run(*args, f"x={path('bad.jsonl')}", code=1)
+    check("names the line", "line 2" in p.stderr, p.stderr)
+    check("no half-made shard",
+          sorted(os.listdir(path("shards"))) ==
+          ["a.mbtok", "b.mbtok", "dev.mbtok"], os.listdir(path("shards")))
+
+
+# ---- one run, whole and in pieces ----
+
+
+def config(minutes=5, **changes):
+    text = CONFIG.format(vocab=vocab, folder=folder, minutes=minutes)
+    for key, value in changes.items():
+        text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.M)
+    return text
+
+
+def whole_run():
+    write("run.conf", config())
+    p = run("anchor", "-q", "-c", path("run.conf"), "-o", path("whole"))
+    check("tells the end", f"step {N_STEPS} of {N_STEPS}" in p.stdout,
+          p.stdout)
+    check("all files", sorted(os.listdir(path("whole"))) == sorted(
+        ["config", "checkpoint", "curve.csv", "curve.svg", "log"] +
+        [f"model-{t}.gguf" for t in ("f32", "f16", "q8_0")]),
+        os.listdir(path("whole")))
+    check("the config is copied", read("whole/config") == read("run.conf"))
+    rows = points("whole")
+    train = [float(r["loss"]) for r in rows if r["set"] == "train"]
+    dev = [float(r["loss"]) for r in rows if r["set"] == "dev"]
+    check("a point for each step", len(train) == N_STEPS, rows)
+    check("held-out losses every six steps", len(dev) == 4, rows)
+    check("both forms", any(r["set"] == "dev +landmarks" for r in rows), rows)
+    check("tasks", {"passkey", "lookup", "copy", "list"} <=
+          {r["set"] for r in rows}, rows)
+    check("it learns", abs(train[0] - np.log(8192)) < 0.2 and
+          train[-1] < train[0] - 0.4 and dev[-1] < dev[0] - 0.3, train)
+    log = read("whole/log").decode()
+    check("the log has begin, step, heldout, end", all(
+        f"ev={e} " in log for e in ("begin", "step", "heldout", "end")), log)
+    p = run("anchor", "-q", "-r", "--json", "-o", path("whole"))
+    check("a run that has ended ends again",
+          points("whole") == rows and
+          any(json.loads(line)["set"] == "dev"
+              for line in p.stdout.splitlines()), p.stdout)
+    return rows
+
+
+def pieces(expected):
+    """Stopped after 7 steps; then the disk is full; then on."""
+    run("anchor", "-q", "-c", path("run.conf"), "-o", path("cut"), "--steps",
+        "7")
+    kept = read("cut/checkpoint")
+    check("seven steps", points("cut") == [
+        r for r in expected if int(r["step"]) <= 7], points("cut"))
+    run("anchor", "-q", "-c", path("run.conf"), "-o", path("cut"), code=1)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    p = run("anchor", "-q", "-r", "-o", path("cut"), "--steps", "2", code=1,
+            preexec_fn=limit)
+    check("names the file", "checkpoint" in p.stderr, p.stderr)
+    check("the old checkpoint stays", read("cut/checkpoint") == kept)
+    check("nothing lies about", not [
+        f for f in os.listdir(path("cut")) if "tmp" in f])
+    run("anchor", "-q", "-r", "-o", path("cut"))
+    check("in pieces the same losses", points("cut") == expected)
+    for kind in ("f32", "q8_0"):
+        check(f"and the same {kind} file",
+              read(f"cut/model-{kind}.gguf") == read(f"whole/model-{kind}.gguf"))
+
+
+def start(name, *args):
+    p = subprocess.Popen([tool, "anchor", "-q", *args, "-o", path(name)],
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         text=True)
+    return p
+
+
+def wait_for_lines(p, name, n):
+    end = time.time() + 60
+    while time.time() < end and p.poll() is None:
+        try:
+            if read(name + "/curve.csv").count(b"\n") > n:
+                return
+        except OSError:
+            pass
+        time.sleep(0.005)
+    check(f"{name}: {n} lines of the curve in time", p.poll() is not None)
+
+
+def broken_off(expected):
+    write("saving.conf", config(minutes=0))
+    p = start("killed", "-c", path("saving.conf"))
+    for n in (3, 9, 30):
+        wait_for_lines(p, "killed", n)
+        p.kill()
+        p.communicate()
+        p = start("killed", "-r")
+    out = p.communicate(timeout=100)[0]
+    check("after kill -9 it goes on", p.returncode == 0, out)
+    check("killed: the same losses", points("killed") == expected)
+
+    write("long.conf", config(tokens="100M", heldout_steps=0))
+    p = start("stopped", "-c", path("long.conf"))
+    wait_for_lines(p, "stopped", 5)
+    q = run("anchor", "-q", "-r", "-o", path("stopped"), code=1)
+    check("one run to a folder", "another process" in q.stderr, q.stderr)
+    p.send_signal(signal.SIGTERM)
+    out = p.communicate(timeout=100)[0]
+    check("a signal saves and ends well",
+          p.returncode == 0 and "--resume" in out, out)
+    n = len(points("stopped"))
+    run("anchor", "-q", "-r", "-o", path("stopped"), "--steps", "2")
+    check("and it goes on from there", len(points("stopped")) == n + 2)
+
+
+# ---- the result ----
+
+
+def exports():
+    _, exact = gguf_file.read(path("whole/model-f32.gguf"))
+    keys, half = gguf_file.read(path("whole/model-f16.gguf"))
+    _, small = gguf_file.read(path("whole/model-q8_0.gguf"))
+    original, _ = gguf_file.read(vocab)
+    check("the vocabulary is copied", all(
+        keys[k][0] == original[k][0] and np.array_equal(
+            np.asarray(keys[k][1][1] if keys[k][0] == 9 else keys[k][1]),
+            np.asarray(original[k][1][1] if keys[k][0] == 9
+                       else original[k][1]))
+        for k in original if k.startswith("tokenizer.")))
+    check("name and context", keys["general.name"][1] == "tiny" and
+          keys["llama.context_length"][1] == 128, keys.keys())
+    check("all tensors", exact.keys() == half.keys() == small.keys() and
+          len(exact) == 2 + 2 * 9, exact.keys())
+    for name, t in exact.items():
+        x = t.values()
+        if x.ndim == 1:
+            check(f"{name} stays F32", half[name].data == t.data and
+                  small[name].data == t.data)
+            continue
+        check(f"{name}: F16", np.array_equal(
+            half[name].values(), x.astype(np.float16).astype(np.float32)))
+        step = np.abs(x.reshape(-1, 32)).max(1) / 127
+        off = np.abs(small[name].values() - x).reshape(-1, 32).max(1)
+        check(f"{name}: Q8_0", (off <= step * 0.57).all(), off.max())
+
+    # Without landmarks windows are 126 tokens and the next.
+    dev = tokens_of("dev").astype("<i4")
+    losses = []
+    for at in range(0, len(dev) - 1, 126):
+        window = dev[at:at + 127]
+        nll = decoder_run.run(path("whole/model-f32.gguf"), window,
+                              cache="f32").nll
+        losses += list(nll[window[:-1] != 2])
+    curve = [float(r["loss"]) for r in points("whole") if r["set"] == "dev"]
+    check("the decoder gives the trainer's held-out loss",
+          abs(np.mean(losses) - curve[-1]) < 1e-4,
+          f"{np.mean(losses)} and {curve[-1]}")
+
+    run("export", path("cut"), "--type", "f16", "-o", path("one.gguf"))
+    check("export of a type", read("one.gguf") == read("whole/model-f16.gguf"))
+    os.unlink(path("cut/model-q8_0.gguf"))
+    run("export", path("cut"))
+    check("export of all", read("cut/model-q8_0.gguf") ==
+          read("whole/model-q8_0.gguf"))
+    run("export", path("cut"), "--type", "q5", code=2)
+    run("export", code=2)
+    run("export", path("none"), code=1)
+
+
+def refused():
+    for change, wanted in [
+            ("colour = red\n", "no key colour"), ("rate = -1\n", "rate wants"),
+            ("seed = 2.5\n", "seed wants"), ("batch = 4\n", "stands twice"),
+            ("schedule = sine\n", "cosine or trapezoid"),
+            ("nonsense\n", "key = value"), ("source = x\n", "source wants")]:
+        write("bad.conf", config() + change)
+        p = run("anchor", "-c", path("bad.conf"), "-o", path("bad"), code=2)
+        line = (config() + change).count("\n")
+        check(f"{change.strip()}: file, line, cause", wanted in p.stderr and
+              f"bad.conf, line {line}" in p.stderr, p.stderr)
+    write("bad.conf", config(kv_heads=3))
+    run("anchor", "-c", path("bad.conf"), "-o", path("bad"), code=2)
+    run("anchor", code=2)
+    run("anchor", "-c", path("run.conf"), code=2)
+    run("nonsense", code=2)
+    run(code=2)
+    check("nothing was made", not os.path.exists(path("bad")))
+    # What --print-config shows, with what it leaves open, is a config.
+    text = run("--print-config").stdout
+    write("default.conf", text + f"tokenizer = {vocab}\n"
+          f"source = {folder}/shards/a.mbtok 1\nbatch = 1\n")
+    p = run("anchor", "-c", path("default.conf"), "-o", path("bad"), code=2)
+    check("all its lines are good", "batch stands twice" in p.stderr, p.stderr)
+    # Another shape than the checkpoint's.
+    write("wide.conf", config(ffn=96))
+    p = run("anchor", "-q", "-r", "-c", path("wide.conf"), "-o", path("cut"),
+            code=1)
+    check("names the weight", "ffn_gate" in p.stderr, p.stderr)
+
+
+def speed():
+    p = run("anchor", "-c", path("run.conf"), "--speed", "--json")
+    rows = [json.loads(line) for line in p.stdout.splitlines()]
+    check("speed of three rounds", len(rows) == 3 and all(
+        r["tokens_s"] > 0 and 0 < r["ratio"] < 5 for r in rows), p.stdout)
+
+
+try:
+    make_shards()
+    losses = whole_run()
+    pieces(losses)
+    broken_off(losses)
+    exports()
+    refused()
+    speed()
+finally:
+    shutil.rmtree(folder, ignore_errors=True)
+print("membank-train:", "passed" if failures == 0 else f"{failures} failures")
+sys.exit(1 if failures else 0)

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * tools/membank-train.c - train what membank reads with.
+ *
+ * The commands lie in train/: shards.c makes tokens of texts, anchor.c trains a
+ * transformer on them, export.c writes it as GGUF.
+ * Threads: the main thread; the trainer has its own. */
+#include <string.h>
+
+#include "lines.h"
+#include "train.h"
+
+static const struct mb_cli_option options[] = {
+    {"out", 'o', "DIR", false,
+        "folder of the shards or of the run (made if it is missing); file that "
+        "export writes",
+        NULL},
+    {"tokenizer", 0, "GGUF", false, "shards: file with the vocabulary", NULL},
+    {"max-chars", 0, "N", false,
+        "shards: only the first N characters of each document", NULL},
+    {"config", 'c', "FILE", false,
+        "anchor: the run; with --resume, DIR/config unless given", NULL},
+    {"resume", 'r', NULL, false, "anchor: go on from DIR/checkpoint", NULL},
+    {"steps", 0, "N", false,
+        "anchor: save and end after N steps of this sitting", NULL},
+    {"speed", 0, NULL, false,
+        "anchor: measure a few steps beside plain sgemm, train nothing", NULL},
+    {"print-config", 0, NULL, false, "print all keys with defaults, and end",
+        NULL},
+    {"type", 0, "NAME", false,
+        "export: f32, f16 or q8_0 alone, instead of all three", NULL},
+    {"quiet", 'q', NULL, false, "no progress", NULL},
+    {"json", 0, NULL, false, "print JSON, one object a line", NULL},
+    {NULL, 0, NULL, false, NULL, NULL},
+};
+
+static const struct mb_cli_example examples[] = {
+    {"membank-train shards -o shards --tokenizer anchor.gguf "
+     "books=books.jsonl.zst wiki=wiki.jsonl.zst",
+        "texts to tokens, a shard for each name"},
+    {"membank-train --print-config > my.conf", "a config to begin with"},
+    {"nohup membank-train anchor -c my.conf -o run &",
+        "train; run/log and run/curve.svg tell how it goes"},
+    {"membank-train anchor -r -o run", "go on where it was stopped"},
+    {"membank-train anchor -c my.conf --speed",
+        "how fast it would be, and what sgemm alone reaches"},
+    {"membank-train export --type q8_0 -o anchor.gguf run",
+        "weights of the last checkpoint"},
+    {NULL, NULL},
+};
+
+static const struct mb_cli_program program = {
+    .name = "membank-train",
+    .summary = "train a small transformer on one's own texts",
+    .usage = "[OPTION]... shards|anchor|export [ARG]...",
+    .description =
+        "shards NAME=FILE... makes tokens of texts: JSONL (plain, zstd, gzip) "
+        "with a \"text\" in each line, folders of text, Markdown and HTML.\n"
+        "\n"
+        "anchor trains a decoder from scratch, by a config of key = value "
+        "lines that is copied into the folder of the run. SIGINT and SIGTERM "
+        "save and end; a run that was stopped or killed is taken up with "
+        "--resume and gives the same losses as one that was not (by the same "
+        "number of threads). The folder has:\n"
+        "\n"
+        "  checkpoint      weights and the optimizer's state\n"
+        "  curve.csv       a line for each step and each held-out loss\n"
+        "  curve.svg       the same as a picture\n"
+        "  log             what happened, for people\n"
+        "  model-*.gguf    the result in F32, F16, Q8_0\n"
+        "\n"
+        "export DIR writes model-f32.gguf, model-f16.gguf and model-q8_0.gguf "
+        "of the last checkpoint, at any time.",
+    .options = options,
+    .examples = examples,
+};
+
+volatile sig_atomic_t train_is_stopped;
+
+static void
+on_signal(int number)
+{
+    (void)number;
+    train_is_stopped = 1;
+}
+
+/* ---- shared ---- */
+
+mb_status
+train_path(const char *dir, const char *name, char out[TRAIN_MAX_PATH],
+    struct mb_error *err)
+{
+    int n = snprintf(out, TRAIN_MAX_PATH, "%s/%s", dir, name);
+    if (n < 0 || n >= TRAIN_MAX_PATH)
+        return mb_error_set(
+            err, MB_ERR_BAD_ARG, "a path of %d bytes is too long", n);
+    return MB_OK;
+}
+
+mb_status
+train_open_vocab(const char *path, struct mb_gguf **gguf,
+    struct mb_tokenizer **tok, struct mb_error *err)
+{
+    struct mb_gguf *g = NULL;
+    mb_status st = mb_gguf_open(path, &g, err);
+    if (st == MB_OK)
+        st = mb_tokenizer_new(g, tok, err);
+    if (st != MB_OK) {
+        mb_gguf_close(g);
+        return st;
+    }
+    *gguf = g;
+    return MB_OK;
+}
+
+mb_status
+train_read_config(const char *path, struct config *out, struct mb_buffer *text,
+    struct mb_error *err)
+{
+    mb_status st = file_read(path, text, err);
+    if (st != MB_OK)
+        return st;
+    return config_parse(out, mb_buffer_slice(text), path, err);
+}
+
+/* ---- the whole ---- */
+
+static mb_status
+run(const struct mb_cli *cli, struct mb_error *err)
+{
+    const char *command = mb_cli_arg(cli, 0);
+    if (mb_cli_has(cli, "print-config")) {
+        config_print();
+        return MB_OK;
+    }
+    if (!command)
+        return mb_error_set(
+            err, MB_ERR_BAD_ARG, "what to do: shards, anchor or export");
+    if (strcmp(command, "shards") == 0)
+        return train_shards(cli, err);
+    if (strcmp(command, "anchor") == 0)
+        return train_anchor(cli, err);
+    if (strcmp(command, "export") == 0)
+        return train_export(cli, err);
+    return mb_error_set(err, MB_ERR_BAD_ARG,
+        "no command %s; there are shards, anchor and export", command);
+}
+
+int
+main(int argc, char **argv)
+{
+    struct mb_cli *cli = NULL;
+    struct mb_error err;
+    // A second signal ends the program at once.
+    struct sigaction act = {
+        .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    mb_status st = mb_cli_parse(&program, argc, argv, &cli, &err);
+    int code = 0;
+    if (st != MB_OK)
+        return tool_parse_failed(&program, st, &err);
+    (void)sigaction(SIGINT, &act, NULL);
+    (void)sigaction(SIGTERM, &act, NULL);
+    // A limit on the size of files is an error like a full disk.
+    (void)sigaction(SIGXFSZ, &ignore, NULL);
+    st = run(cli, &err);
+    if (st == MB_ERR_BAD_ARG)
+        code = mb_cli_usage(&program, &err);
+    else if (st != MB_OK)
+        code = mb_cli_fail(&program, &err);
+    mb_cli_free(cli);
+    return tool_finish(&program, code);
+}
