@@ -407,6 +407,16 @@ avx2_many(struct slice_shape shape, const uint8_t *slice, const float *q,
 
 /* ---- writing ---- */
 
+/* The largest of fp16 instead of infinity; NaN, second operand, stays. */
+TARGET INLINE __m128i
+to_half8(__m256 x)
+{
+    __m256 max = _mm256_set1_ps(65504.0f);
+    x = _mm256_min_ps(max, x);
+    x = _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), max), x);
+    return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+}
+
 /* Rows of fp16 are as many as there are tokens times heads; int8 is left to
  * the plain twin. */
 TARGET static void
@@ -421,10 +431,8 @@ avx2_store(struct slice_shape shape, uint8_t *slice, size_t row,
         return;
     }
     for (size_t j = 0; j < dim; j += 8) {
-        __m128i k = _mm256_cvtps_ph(
-            _mm256_loadu_ps(key + j), _MM_FROUND_TO_NEAREST_INT);
-        __m128i v = _mm256_cvtps_ph(
-            _mm256_loadu_ps(value + j), _MM_FROUND_TO_NEAREST_INT);
+        __m128i k = to_half8(_mm256_loadu_ps(key + j));
+        __m128i v = to_half8(_mm256_loadu_ps(value + j));
         _mm_storeu_si128((__m128i *)(void *)(halves + j), k);
         _mm_storeu_si128((__m128i *)(void *)(values + 2 * (row * dim + j)), v);
     }

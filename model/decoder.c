@@ -71,8 +71,8 @@ read_size(struct loader *l, const char *name, size_t min, size_t max,
     (void)snprintf(key, sizeof(key), "%s.%s", l->arch->name, name);
     mb_status st = mb_gguf_u64(l->gguf, key, &v, missing ? NULL : l->err);
     if (st == MB_ERR_NOT_FOUND && missing) {
-        *out = missing;
-        return MB_OK;
+        v = missing; // it may be out of range too: a quotient of two others
+        st = MB_OK;
     }
     if (st == MB_ERR_BAD_ARG) // one number for each layer, or no number
         return mb_error_set(l->err, MB_ERR_NOT_IMPLEMENTED,
@@ -109,16 +109,18 @@ check_shape(struct loader *l)
 {
     struct mb_decoder_info *info = &l->decoder->info;
     size_t value_dim = 0;
-    size_t n_experts = 0;
+    uint64_t n_experts = 0;
+    char key[MAX_NAME];
     mb_status st = read_size(l, "attention.value_length", 1, DECODER_MAX_HEAD,
         info->head_dim, &value_dim);
-    if (st == MB_OK)
-        st = read_size(l, "expert_count", 0, 1u << 20, SIZE_MAX, &n_experts);
     if (st != MB_OK)
         return st;
-    if (n_experts != 0 && n_experts != SIZE_MAX)
+    (void)snprintf(key, sizeof(key), "%s.expert_count", l->arch->name);
+    st = mb_gguf_u64(l->gguf, key, &n_experts, NULL);
+    if (st != MB_ERR_NOT_FOUND && (st != MB_OK || n_experts != 0))
         return mb_error_set(l->err, MB_ERR_NOT_IMPLEMENTED,
-            "model: mixtures of experts (%zu here) are not read", n_experts);
+            "model: mixtures of experts (%s is %llu) are not read", key,
+            (unsigned long long)n_experts);
     if (info->n_heads % info->n_kv_heads != 0)
         return mb_error_set(l->err, MB_ERR_CORRUPT,
             "model: %zu heads do not share %zu key-value heads evenly",
@@ -205,7 +207,9 @@ take_matrix(struct loader *l, const char *name, size_t rows, size_t cols,
         t->dims[3] != 1)
         return wrong_shape(l, t, cols, rows);
     if (cols % block != 0)
-        return wrong_shape(l, t, cols / block * block, rows);
+        return mb_error_set(l->err, MB_ERR_CORRUPT,
+            "model: tensor %s has rows of %zu values, no whole blocks of %s",
+            name, cols, t->type_name);
     out->data = t->data.data;
     out->type = (tensor_type)t->type;
     out->n_rows = rows;
@@ -322,34 +326,51 @@ take_embedding(struct loader *l)
     return st;
 }
 
-/* A tensor that nobody took changes the result: refuse it by name. */
-static mb_status
-check_all_taken(struct loader *l)
+/* Whether a name is one that some architecture's layers have: "blk.N." with N
+ * below the number of layers, then a known part. */
+static bool
+is_layer_name(struct mb_slice name, size_t n_layers)
 {
-    static const char *const names[] = {"token_embd.weight", "output.weight",
-        "output_norm.weight", "rope_freqs.weight"};
     static const char *const parts[] = {"attn_norm.weight", "attn_q.weight",
         "attn_q.bias", "attn_k.weight", "attn_k.bias", "attn_v.weight",
         "attn_v.bias", "attn_output.weight", "attn_output.bias",
         "attn_q_norm.weight", "attn_k_norm.weight", "ffn_norm.weight",
         "ffn_gate.weight", "ffn_gate.bias", "ffn_up.weight", "ffn_up.bias",
         "ffn_down.weight", "ffn_down.bias"};
+    size_t i = 4;
+    size_t number = 0;
+    if (name.size < i || memcmp(name.data, "blk.", i) != 0)
+        return false;
+    for (; i < name.size && name.data[i] >= '0' && name.data[i] <= '9'; i++) {
+        number = number * 10 + (size_t)(name.data[i] - '0');
+        if (number >= n_layers)
+            return false;
+    }
+    if (i == 4 || i == name.size || name.data[i] != '.')
+        return false;
+    struct mb_slice part = {name.data + i + 1, name.size - i - 1};
+    for (size_t j = 0; j < sizeof(parts) / sizeof(parts[0]); j++) {
+        if (mb_slice_equal(part, mb_slice_cstr(parts[j])))
+            return true;
+    }
+    return false;
+}
+
+/* A tensor that nobody took changes the result: refuse it by name. */
+static mb_status
+check_all_taken(struct loader *l)
+{
+    static const char *const names[] = {"token_embd.weight", "output.weight",
+        "output_norm.weight", "rope_freqs.weight"};
     if (mb_gguf_find_tensor(l->gguf, "rope_freqs.weight"))
         l->n_taken++;
     if (l->n_taken == mb_gguf_n_tensors(l->gguf))
         return MB_OK;
     for (size_t i = 0; i < mb_gguf_n_tensors(l->gguf); i++) {
         struct mb_slice name = mb_gguf_tensor(l->gguf, i)->name;
-        bool is_known = false;
-        char full[MAX_NAME];
+        bool is_known = is_layer_name(name, l->decoder->info.n_layers);
         for (size_t j = 0; j < sizeof(names) / sizeof(names[0]); j++)
             is_known |= mb_slice_equal(name, mb_slice_cstr(names[j]));
-        for (size_t n = 0; n < l->decoder->info.n_layers && !is_known; n++) {
-            for (size_t j = 0; j < sizeof(parts) / sizeof(parts[0]); j++) {
-                (void)snprintf(full, sizeof(full), "blk.%zu.%s", n, parts[j]);
-                is_known |= mb_slice_equal(name, mb_slice_cstr(full));
-            }
-        }
         if (!is_known)
             return mb_error_set(l->err, MB_ERR_NOT_IMPLEMENTED,
                 "model: tensor %.*s belongs to no %s model that is read here",

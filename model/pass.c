@@ -290,18 +290,16 @@ plan_outs(struct mb_pass *pass, const struct mb_rows *item, size_t row,
     if (st != MB_OK)
         return st;
     for (size_t i = 0; i < item->n; i++) {
-        struct pass_out out = {row + i, NULL, NULL, -1};
-        if (i + 1 == item->n)
-            out.logits = item->logits;
-        if (is_scored && item->targets[i] >= 0) {
-            out.nll = &item->nll[i];
-            out.target = item->targets[i];
-        } else if (is_scored) {
+        if (is_scored && item->targets[i] >= 0)
+            pass->outs[pass->n_outs++] = (struct pass_out){
+                row + i, NULL, &item->nll[i], item->targets[i]};
+        else if (is_scored)
             item->nll[i] = 0;
-        }
-        if (out.logits || out.nll)
-            pass->outs[pass->n_outs++] = out;
     }
+    /* Apart from the last row's score: they go different ways. */
+    if (item->logits)
+        pass->outs[pass->n_outs++] =
+            (struct pass_out){row + item->n - 1, item->logits, NULL, -1};
     return MB_OK;
 }
 

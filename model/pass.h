@@ -41,11 +41,12 @@ struct pass_piece {
     size_t partial; /* few: where its partials lie, in queries */
 };
 
-/* Rows whose logits are wanted: all of an item for nll, the last for logits. */
+/* A row whose logits are wanted, for one of two uses: an item's scores, or the
+ * logits of its last row. */
 struct pass_out {
     size_t row;
-    float *logits; /* or NULL */
-    float *nll;    /* or NULL */
+    float *logits; /* or NULL: */
+    float *nll;    /* the other of the two */
     mb_token_id target;
 };
 

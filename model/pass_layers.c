@@ -500,7 +500,7 @@ finish_out(const struct mb_pass *pass, size_t i)
     const float *logits = pass->out_logits + i * n_vocab;
     if (out->logits)
         memcpy(out->logits, logits, n_vocab * sizeof(float));
-    if (out->nll)
+    else
         *out->nll = pass->decoder->compute->log_sum_exp(logits, n_vocab) -
                     logits[out->target];
 }

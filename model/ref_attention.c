@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#define HALF_MAX 65504.0f
+
 /* ---- slices ---- */
 
 /* Keys begin at 0, values in the middle; scales of int8 behind each. */
@@ -38,12 +40,22 @@ read_value(mb_cache_type type, const uint8_t *p, size_t i)
     }
 }
 
+/* The largest of fp16 instead of infinity, which a masked row's weight of 0
+ * would turn into NaN. NaN stays. */
+static float
+within_half(float v)
+{
+    if (v > HALF_MAX)
+        return HALF_MAX;
+    return v < -HALF_MAX ? -HALF_MAX : v;
+}
+
 static void
 write_value(mb_cache_type type, uint8_t *p, size_t i, float v)
 {
     switch (type) {
     case MB_CACHE_F16:
-        mb_put_le16(p + 2 * i, mb_half_from_float(v));
+        mb_put_le16(p + 2 * i, mb_half_from_float(within_half(v)));
         break;
     case MB_CACHE_Q8_0:
         p[i] = (uint8_t)(int8_t)lrintf(v);

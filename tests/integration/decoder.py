@@ -228,6 +228,16 @@ def without(name):
     return change
 
 
+def with_one_wide_head(keys, tensors):
+    """The width of a head is not said and follows from others."""
+    keys.update({"llama.embedding_length": (U32, 1024),
+                 "llama.attention.head_count": (U32, 1),
+                 "llama.attention.head_count_kv": (U32, 1),
+                 "llama.rope.dimension_count": (U32, 64)})
+    keys.pop("llama.attention.key_length", None)
+    keys.pop("llama.attention.value_length", None)
+
+
 def with_tensor(name, values, kind="F32"):
     def change(keys, tensors):
         tensors[name] = gguf_file.encode(np.asarray(values), kind)
@@ -257,6 +267,8 @@ REFUSALS = [
      with_type("blk.0.attn_q.weight", 99, 0)),
     ("norm in F16", NEW, ["blk.0.attn_norm.weight", "F16"],
      with_tensor("blk.0.attn_norm.weight", np.ones(D), "F16")),
+    ("head too wide by default", BAD, ["llama.attention.key_length", "1024"],
+     with_one_wide_head),
     ("missing matrix", GONE, ["blk.1.attn_k.weight"],
      without("blk.1.attn_k.weight")),
     ("missing norm", GONE, ["output_norm.weight"],

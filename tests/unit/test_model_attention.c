@@ -371,6 +371,8 @@ test_store_when_any_level_then_same_bytes(void **state)
             rig_begin(&plain, (mb_cache_type)type, 72, 19);
             rig_begin(&fast, (mb_cache_type)type, 72, 19);
             plain.keys[0] = fast.keys[0] = 1e30f; // past the largest fp16
+            plain.keys[2] = fast.keys[2] = -INFINITY;
+            plain.values[0] = fast.values[0] = INFINITY;
             plain.keys[1] = fast.keys[1] = 1e-7f; // below the normal ones
             rig_store(&plain, level_of(COMPUTE_PLAIN), 70);
             rig_store(&fast, level_of(level), 70);
