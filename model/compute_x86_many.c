@@ -273,9 +273,12 @@ sum_pairs(const uint8_t *w, size_t pairs, const int16_t *code, size_t n_cols,
 #pragma GCC unroll 8
     for (size_t i = 0; i < 2 * n; i++)
         sums[i] = _mm256_setzero_si256();
+    /* Four written out, no more: gcc would move sums about. */
+    for (size_t k = 0; k < pairs; k += 4) {
 #pragma GCC unroll 4
-    for (size_t k = 0; k < pairs; k++)
-        add_pair(w + 64 * k, code + 2 * k, n_cols, n, sums);
+        for (size_t j = k; j < k + 4; j++)
+            add_pair(w + 64 * j, code + 2 * j, n_cols, n, sums);
+    }
 }
 
 /* y (n, 16) += n rows times a panel; n is a constant, 1 to CODE_ROWS, and so
