@@ -152,6 +152,12 @@ test_open_when_bytes_are_damaged_then_refused(void **state)
     }
     assert_status(MB_ERR_CORRUPT,
         open_header(path, data, size, 8, UINT64_C(3) << 32 | 1, &err), &err);
+    // A document that begins before the one before it; checksums are right.
+    mb_put_le64(data + HEADER + 24 + 16, 3);
+    mb_put_le64(data + 64, mb_hash64(data + HEADER, size - HEADER, 0));
+    assert_status(
+        MB_ERR_CORRUPT, open_header(path, data, size, 48, 9, &err), &err);
+    assert_error_has(err, "document 2");
     mb_free(data);
     mb_tokenizer_free(tok);
     mb_test_dir_end(&dir);

@@ -256,6 +256,41 @@ test_get_when_same_number_then_same_window(void **state)
     windows_free(other);
 }
 
+/* Hashes of the first n windows of nothing but tasks. */
+static void
+hash_tasks(const struct rig *rig, uint64_t seed, size_t n, uint64_t *out)
+{
+    struct windows_options o = rig->options;
+    struct window win;
+    o.task_part = 1;
+    o.seed = seed;
+    struct windows *w = make(&o);
+    assert_ok(window_init(&win, ROWS, NULL));
+    for (uint64_t i = 0; i < n; i++) {
+        get(w, i, &win);
+        assert_true(win.kind != WINDOW_TEXT);
+        out[i] = mb_hash64(win.tokens, ROWS * sizeof *win.tokens, 0);
+    }
+    window_fini(&win);
+    windows_free(w);
+}
+
+static void
+test_get_when_seed_differs_then_other_tasks(void **state)
+{
+    struct rig *rig = *state;
+    static uint64_t one[WINDOWS_ROUND];
+    static uint64_t two[WINDOWS_ROUND];
+    hash_tasks(rig, 1, WINDOWS_ROUND, one);
+    hash_tasks(rig, 2, WINDOWS_ROUND, two);
+    for (size_t i = 0; i < 64; i++) {
+        for (size_t j = 0; j < WINDOWS_ROUND; j++) {
+            assert_true(one[i] != two[j]);
+            assert_true(i == j || one[i] != one[j]);
+        }
+    }
+}
+
 static void
 test_get_when_weights_differ_then_places_follow(void **state)
 {
@@ -527,6 +562,35 @@ test_task_when_a_fact_is_random_then_no_target(void **state)
 }
 
 static void
+test_task_when_looking_up_then_questions_differ(void **state)
+{
+    struct rig *rig = *state;
+    struct windows_options o = rig->options;
+    o.sources = rig->sources + 2;
+    o.n_sources = 1;
+    struct windows *w = make(&o);
+    size_t n_different = 0;
+    for (uint64_t i = 0; i < 100; i++) {
+        mb_token_id ids[ROWS + 1];
+        bool is_answer[ROWS + 1];
+        mb_token_id first[2] = {-1, -1}; // of the first answer
+        bool differs = false;
+        assert_ok(windows_task(w, WINDOW_LOOKUP, false, i, &rig->win, NULL));
+        size_t n = stream_of(&rig->win, ids, is_answer);
+        for (size_t k = 1; k + 2 < n; k++) {
+            if (!is_answer[k] || is_answer[k - 1])
+                continue;
+            if (first[0] < 0)
+                memcpy(first, ids + k + 1, sizeof first);
+            differs = differs || memcmp(first, ids + k + 1, sizeof first) != 0;
+        }
+        n_different += differs;
+    }
+    assert_true(n_different > 90);
+    windows_free(w);
+}
+
+static void
 test_task_when_window_is_tiny_then_still_whole(void **state)
 {
     struct rig *rig = *state;
@@ -583,12 +647,14 @@ main(void)
         TEST(test_get_when_window_cuts_blocks_then_each_has_64_rows),
         TEST(test_get_when_shard_is_short_then_window_is_shorter),
         TEST(test_get_when_same_number_then_same_window),
+        TEST(test_get_when_seed_differs_then_other_tasks),
         TEST(test_get_when_weights_differ_then_places_follow),
         TEST(test_get_when_epoch_ends_then_all_text_was_seen),
         TEST(test_new_when_options_are_wrong_then_refused),
         TEST(test_heldout_when_counted_then_each_target_once),
         TEST(test_task_when_made_then_answers_stand_in_facts),
         TEST(test_task_when_a_fact_is_random_then_no_target),
+        TEST(test_task_when_looking_up_then_questions_differ),
         TEST(test_task_when_window_is_tiny_then_still_whole),
         TEST(test_get_when_memory_is_short_then_no_memory),
     };
