@@ -25,6 +25,7 @@
 #define EMBED_BATCH 8u    /* segments of a pass */
 #define MAX_ROWS    20000 /* of cache: longer batches are left out */
 #define MIN_NS      400000000u
+#define MAX_NS      5000000000u /* then no further runs, were there few */
 #define MIN_RUNS    3u
 #define MAX_RUNS    64u
 
@@ -220,7 +221,8 @@ time_rounds(struct speed *s, struct line *l,
     size_t n = 0;
     mb_status st = round(s, l, err); // warm up
 
-    while (st == MB_OK && n < MAX_RUNS && (n < MIN_RUNS || sum < MIN_NS)) {
+    while (st == MB_OK && n < MAX_RUNS && sum < MAX_NS &&
+           (n < MIN_RUNS || sum < MIN_NS)) {
         uint64_t start = mb_clock_ns();
 
         st = round(s, l, err);
