@@ -14,6 +14,7 @@
 #include "run.h"
 
 #define LOG_STEPS     50
+#define MAX_SKIPPED   10
 #define SPEED_STEPS   3
 #define SPEED_ROUNDS  3
 #define SGEMM_SECONDS 1.0
@@ -119,6 +120,17 @@ is_heldout_due(const struct run *r)
            step % r->config.heldout_steps == 0;
 }
 
+/* Was it stopped before the held-out losses of its last step were known? */
+static bool
+is_heldout_missing(const struct run *r)
+{
+    uint64_t step = trainer_n_steps(r->trainer);
+    size_t n = curve_n_points(r->curve);
+    return step > 0 && is_heldout_due(r) &&
+           (n == 0 || curve_at(r->curve, n - 1)->step != step ||
+               strcmp(curve_at(r->curve, n - 1)->set, CURVE_TRAIN) == 0);
+}
+
 static mb_status
 loop(struct run *r, uint64_t max_steps, bool quiet, struct mb_error *err)
 {
@@ -129,6 +141,8 @@ loop(struct run *r, uint64_t max_steps, bool quiet, struct mb_error *err)
     mb_status st = MB_OK;
     last = max_steps < r->n_steps - last ? last + max_steps : r->n_steps;
     progress_init(&progress, stderr, quiet);
+    if (is_heldout_missing(r))
+        st = run_heldout(r, err);
     while (st == MB_OK && trainer_n_steps(r->trainer) < last &&
            !train_is_stopped) {
         if (meter.from_ns == 0)

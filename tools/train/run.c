@@ -452,38 +452,59 @@ note(struct run *r, const char *name, bool landmarks, const struct judged *sum,
     return curve_add(r->curve, &p, err);
 }
 
+/* What has been judged at one step; it becomes known all at once. */
+struct verdicts {
+    struct {
+        const char *name;
+        bool landmarks;
+        struct judged sum;
+        double bytes_per_target; /* 0: not known */
+    } list[2 * (CONFIG_MAX_HELDOUT + WINDOW_N_TASKS)];
+
+    size_t n;
+};
+
 static mb_status
-heldout_text(struct run *r, size_t i, bool landmarks, struct mb_error *err)
+judge_form(
+    struct run *r, bool landmarks, struct verdicts *v, struct mb_error *err)
 {
-    struct judged sum;
-    const struct shard *s = r->heldout[i];
-    mb_status st = judge_text(r, s, landmarks, &sum, err);
-    if (st != MB_OK || train_is_stopped || sum.n == 0)
-        return st;
-    // All tokens but the first are targets, but what follows each </s>.
-    uint64_t n_targets = shard_n_tokens(s) - shard_n_documents(s);
-    return note(r, r->config.heldout[i].name, landmarks, &sum,
-        (double)shard_text_bytes(s) / (double)n_targets, err);
+    mb_status st = MB_OK;
+    for (size_t i = 0; st == MB_OK && i < r->config.n_heldout; i++) {
+        const struct shard *s = r->heldout[i];
+        // All tokens but the first are targets, but what follows each </s>.
+        uint64_t n_targets = shard_n_tokens(s) - shard_n_documents(s);
+        v->list[v->n].name = r->config.heldout[i].name;
+        v->list[v->n].landmarks = landmarks;
+        v->list[v->n].bytes_per_target =
+            (double)shard_text_bytes(s) / (double)n_targets;
+        st = judge_text(r, s, landmarks, &v->list[v->n++].sum, err);
+    }
+    for (int kind = 0; st == MB_OK && kind < WINDOW_N_TASKS &&
+                       r->config.tasks > 0 && !train_is_stopped;
+         kind++) {
+        v->list[v->n].name = task_names[kind];
+        v->list[v->n].landmarks = landmarks;
+        v->list[v->n].bytes_per_target = 0;
+        st = judge_tasks(
+            r, (window_kind)kind, landmarks, &v->list[v->n++].sum, err);
+    }
+    return st;
 }
 
 mb_status
 run_heldout(struct run *r, struct mb_error *err)
 {
+    struct verdicts v = {.n = 0};
     mb_status st = MB_OK;
-    for (size_t form = 0; form < 2 && st == MB_OK; form++) {
-        bool landmarks = form == 1;
-        if (landmarks ? r->config.landmarks <= 0 : r->config.landmarks >= 1)
-            continue;
-        for (size_t i = 0; st == MB_OK && i < r->config.n_heldout; i++)
-            st = heldout_text(r, i, landmarks, err);
-        for (int kind = 0; st == MB_OK && kind < WINDOW_N_TASKS &&
-                           r->config.tasks > 0 && !train_is_stopped;
-             kind++) {
-            struct judged sum;
-            st = judge_tasks(r, (window_kind)kind, landmarks, &sum, err);
-            if (st == MB_OK && sum.n > 0)
-                st = note(r, task_names[kind], landmarks, &sum, 0, err);
-        }
+    if (r->config.landmarks < 1)
+        st = judge_form(r, false, &v, err);
+    if (st == MB_OK && r->config.landmarks > 0)
+        st = judge_form(r, true, &v, err);
+    // A run that is stopped here judges when it is taken up again.
+    for (size_t i = 0; st == MB_OK && !train_is_stopped && i < v.n; i++) {
+        if (v.list[i].sum.n > 0)
+            st = note(r, v.list[i].name, v.list[i].landmarks, &v.list[i].sum,
+                v.list[i].bytes_per_target, err);
     }
     return st;
 }
