@@ -155,8 +155,9 @@ put_scales_q6_k(const uint8_t *const rows[8], size_t b, uint8_t *out)
     for (size_t part = 0; part < 2; part++) {
         for (size_t i = 0; i < 8; i++) {
             const uint8_t *block = rows[i] + b / 8 * Q6_K_BYTES;
-            __m256i codes =
-                _mm256_cvtepi8_epi32(load_16(block + 192 + 8 * part));
+            /* Eight bytes, no more: a file may end with the block. */
+            __m256i codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(
+                (const __m128i *)(const void *)(block + 192 + 8 * part)));
             /* Even ones in front of odd ones. */
             codes = _mm256_permutevar8x32_epi32(
                 codes, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));

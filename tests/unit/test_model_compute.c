@@ -4,6 +4,7 @@
 #include "mb_test.h"
 
 #include <math.h>
+#include <sys/mman.h>
 
 #include "compute.h"
 #include "tensor_data.h"
@@ -336,6 +337,38 @@ test_weights_when_any_bytes_then_no_crash(void **state)
     for_each(check_hostile);
 }
 
+/* Nothing may be read behind a tensor, which ends where its file may end: there
+ * a page follows that must not be touched. */
+static void
+check_edge(
+    const struct compute *c, bool is_many, tensor_type type, struct shape s)
+{
+    struct rig rig = rig_begin(type, s.n_rows, s.n_cols, 5);
+    float *row = need(s.n_cols, sizeof(float));
+    size_t bytes = tensor_bytes(type, s.n_rows, s.n_cols);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t room = (bytes + page - 1) / page * page;
+    int zeros = open("/dev/zero", O_RDONLY);
+    uint8_t *map =
+        mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE, zeros, 0);
+    assert_true(map != MAP_FAILED);
+    assert_int_equal(0, mprotect(map + room, page, PROT_NONE));
+    rig.W.data = memcpy(map + room - bytes, rig.W.data, bytes);
+    multiply(c, is_many, &rig, 0, s.n_rows, &rig.a, rig.y);
+    c->row(&rig.W, s.n_rows - 1, row);
+    assert_int_equal(0, munmap(map, room + page));
+    (void)close(zeros);
+    mb_free(row);
+    rig_end(&rig);
+}
+
+static void
+test_products_when_the_file_ends_at_the_tensor_then_no_read_behind(void **state)
+{
+    MB_TEST_UNUSED(state);
+    for_each(check_edge);
+}
+
 /* The largest codes and activations, all of one sign: integers must hold. */
 static void
 check_extremes(
@@ -425,6 +458,8 @@ main(void)
             test_outputs_when_range_is_cut_then_same_bits_and_none_beside),
         cmocka_unit_test(test_products_when_avx512_then_same_bits_as_avx2),
         cmocka_unit_test(test_weights_when_any_bytes_then_no_crash),
+        cmocka_unit_test(
+            test_products_when_the_file_ends_at_the_tensor_then_no_read_behind),
         cmocka_unit_test(test_products_when_all_are_largest_then_no_overflow),
         cmocka_unit_test(
             test_activations_when_nan_or_infinite_then_only_their_rows),
