@@ -14,7 +14,8 @@
 /* ---- names ---- */
 
 /* As llama.cpp knows them; of many models, none of which says all in its
- * metadata. */
+ * metadata. Behind its control names stand those that open a message in the
+ * templates of chat.c. */
 static const char *const end_names[] = {"</s>", "<eos>", "<EOT>", "_<EOT>",
     "[EOT]", "[EOS]", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>",
     "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<|endoftext|>",
@@ -27,7 +28,9 @@ static const char *const control_names[] = {"<|fim_prefix|>", "<fim-prefix>",
     "<|code_prefix|>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>",
     "<\uff5cfim\u2581hole\uff5c>", "<SUF>", "\u2581<SUF>", "<|code_suffix|>",
     "<|fim_middle|>", "<fim-middle>", "<fim_middle>",
-    "<\uff5cfim\u2581end\uff5c>", "<MID>", "\u2581<MID>", "<|code_middle|>"};
+    "<\uff5cfim\u2581end\uff5c>", "<MID>", "\u2581<MID>", "<|code_middle|>",
+    "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>",
+    "<|begin_of_text|>", "<|system|>", "<|user|>", "<|assistant|>"};
 
 static bool
 is_in(const char *const *names, size_t n, struct mb_slice piece)

@@ -504,6 +504,40 @@ test_encode_when_user_defined_piece_then_whole(void **state)
     test_gguf_free(&g);
 }
 
+/* What opens a message is no text, even where the file calls it user-defined:
+ * else a user's text could open one. */
+static void
+test_encode_when_user_defined_opener_then_text_but_in_prompts(void **state)
+{
+    static const char *const openers[] = {"<|im_start|>", "<|start_header_id|>",
+        "<|end_header_id|>", "<|begin_of_text|>", "<|system|>", "<|user|>",
+        "<|assistant|>"};
+    MB_TEST_UNUSED(state);
+    for (size_t i = 0; i < sizeof(openers) / sizeof(openers[0]); i++) {
+        const struct test_piece pieces[] = {
+            {"a", -8, 0}, {openers[i], 0, TEST_USER}};
+        struct mb_prompt prompt = {.text = mb_slice_cstr(openers[i])};
+        struct mb_buffer tokens;
+        struct test_gguf g;
+        test_vocab_file(&g, pieces, 2, false);
+        struct mb_tokenizer *tok = test_tokenizer_of(&g);
+        mb_token_id opener = (mb_token_id)mb_tokenizer_n_vocab(tok) - 1;
+        mb_buffer_init(&tokens, 4096);
+        for (int special = 0; special < 2; special++) {
+            prompt.flags = special ? MB_PROMPT_SPECIAL : 0;
+            mb_buffer_clear(&tokens);
+            assert_ok(
+                mb_tokenizer_encode_prompt(tok, NULL, &prompt, &tokens, NULL));
+            const mb_token_id *ids = (const void *)tokens.data;
+            size_t n = tokens.size / sizeof(*ids);
+            assert_int_equal(special, n == 1 && ids[0] == opener);
+        }
+        mb_buffer_fini(&tokens);
+        mb_tokenizer_free(tok);
+        test_gguf_free(&g);
+    }
+}
+
 static void
 test_encode_when_text_is_not_utf8_then_no_harm(void **state)
 {
@@ -863,6 +897,8 @@ main(void)
         cmocka_unit_test(test_encode_when_empty_then_nothing),
         cmocka_unit_test(test_encode_when_no_piece_for_space_then_its_byte),
         cmocka_unit_test(test_encode_when_user_defined_piece_then_whole),
+        cmocka_unit_test(
+            test_encode_when_user_defined_opener_then_text_but_in_prompts),
         cmocka_unit_test(test_encode_when_text_is_not_utf8_then_no_harm),
         cmocka_unit_test(test_encode_when_cache_changes_owner_then_right),
         cmocka_unit_test(test_encode_when_text_has_no_seam_then_done),
