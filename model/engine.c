@@ -349,6 +349,7 @@ mb_engine_new(const struct mb_decoder *decoder,
         st = mb_pass_new(
             decoder, e->opt.max_rows, e->opt.n_threads, &e->pass, err);
     if (st == MB_OK) {
+        count(&e->pass_bytes, mb_pass_bytes(e->pass));
         st = mb_thread_start(&e->thread, "mb-model", run, e);
         if (st != MB_OK)
             (void)mb_error_set(err, st, "start thread mb-model");
@@ -480,10 +481,11 @@ load(const atomic_uint_fast64_t *v)
 void
 mb_engine_stats(struct mb_engine *e, struct mb_engine_stats *out)
 {
-    uint64_t now = mb_clock_ns();
+    uint64_t now;
     uint64_t oldest = 0;
 
     (void)pthread_mutex_lock(&e->lock);
+    now = mb_clock_ns(); // not before a request that is in the queue by now
     out->n_requests = e->next_id - 1;
     out->n_running = e->n_running;
     out->n_queued = e->n_queued;
@@ -501,9 +503,9 @@ mb_engine_stats(struct mb_engine *e, struct mb_engine_stats *out)
         out->longest_wait_us = oldest;
     out->cache_bytes = load(&e->cache_bytes);
     out->cache_used_blocks = load(&e->cache_used_blocks);
+    out->pass_bytes = load(&e->pass_bytes);
     // These do not change.
     out->cache_max_blocks = mb_cache_max_blocks(e->cache);
     out->cache_max_bytes =
         out->cache_max_blocks * mb_cache_block_bytes(e->cache);
-    out->pass_bytes = mb_pass_bytes(e->pass);
 }

@@ -104,6 +104,7 @@ struct mb_engine {
     atomic_uint_fast64_t longest_wait_us;
     atomic_uint_fast64_t cache_bytes;
     atomic_uint_fast64_t cache_used_blocks;
+    atomic_uint_fast64_t pass_bytes;
 
     struct mb_thread *thread;
     pthread_mutex_t lock; /* guards what follows */

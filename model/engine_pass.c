@@ -152,4 +152,6 @@ engine_turn(struct mb_engine *e, bool *ended)
     atomic_store_explicit(&e->cache_bytes,
         mb_cache_n_blocks(e->cache) * mb_cache_block_bytes(e->cache),
         memory_order_relaxed);
+    atomic_store_explicit(
+        &e->pass_bytes, mb_pass_bytes(e->pass), memory_order_relaxed);
 }
