@@ -384,10 +384,13 @@ take_logits(struct mb_engine *e, struct request *r, const float *logits)
     r->out[r->n_out] = id;
     r->logprobs[r->n_out++] = logprob;
     st = token_bytes(e, id, &bytes, &r->err);
-    if (st == MB_OK)
-        st = stream_feed(&r->stream, bytes);
     if (st != MB_OK)
         return end(r, st, MB_FINISH_STOP);
+    st = stream_feed(&r->stream, bytes);
+    if (st != MB_OK)
+        return end(r,
+            mb_error_set(&r->err, st, "a text of %zu tokens", r->n_out),
+            MB_FINISH_STOP);
     if (r->stream.is_stopped)
         return end(r, MB_OK, MB_FINISH_STOP);
     if (r->n_out == r->q.max_tokens)
