@@ -247,7 +247,7 @@ tell_about(const struct mb_value *result)
 }
 
 static mb_status
-print_json(const struct mb_value *result)
+print_json(const struct mb_value *result, struct mb_error *err)
 {
     struct mb_buffer text;
     struct json_writer w;
@@ -258,7 +258,8 @@ print_json(const struct mb_value *result)
     if (w.status == MB_OK)
         tool_put_line(&text);
     mb_buffer_fini(&text);
-    return w.status;
+    return w.status == MB_OK ? MB_OK
+                             : mb_error_set(err, w.status, "the reply as JSON");
 }
 
 /* A part, or the end (*done). Takes reply. */
@@ -279,7 +280,7 @@ take_reply(struct generate *g, struct membank_reply *reply, bool *done,
     if (st == MB_OK && !*done && !g->json)
         put_text(g, value_str(result, "text"));
     if (st == MB_OK && *done && g->json)
-        st = print_json(result);
+        st = print_json(result, err);
     if (st == MB_OK && *done && !g->json) {
         if (!g->stream)
             put_text(g, value_str(result, "text"));
@@ -355,7 +356,8 @@ read_memory(struct generate *g, struct mb_error *err)
     mb_writer_init(&w, &g->memory);
     mb_write_map(&w, 1);
     mb_write_kv_uint(&w, "retrieve", n);
-    return w.status;
+    return w.status == MB_OK ? MB_OK
+                             : mb_error_set(err, w.status, "--retrieve");
 }
 
 static mb_status
@@ -386,7 +388,7 @@ read_options(struct generate *g, struct mb_error *err)
 static int
 run(struct generate *g)
 {
-    struct mb_error err;
+    struct mb_error err = {0};
     mb_status st = read_options(g, &err);
 
     if (st == MB_OK)
