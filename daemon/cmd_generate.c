@@ -9,6 +9,7 @@
 #include "cmd_read.h"
 #include "memory.h"
 
+#include <float.h>
 #include <string.h>
 
 #define MAX_TOKEN_BYTES     ((size_t)64 << 20) /* of a prompt's ids */
@@ -54,6 +55,13 @@ any_seed(void)
     return mb_hash64(now, sizeof now, 0) >> 11;
 }
 
+/* As a float that is not 0, which means off, unless p is. */
+static float
+small_part(double p)
+{
+    return p > 0 && p < (double)FLT_MIN ? FLT_MIN : (float)p;
+}
+
 static mb_status
 read_sampling(struct call *c, struct mb_sampling *out)
 {
@@ -87,8 +95,8 @@ read_sampling(struct call *c, struct mb_sampling *out)
         return st;
     out->temperature = (float)temperature;
     out->top_k = (uint32_t)top_k;
-    out->top_p = (float)top_p;
-    out->min_p = (float)min_p;
+    out->top_p = small_part(top_p);
+    out->min_p = small_part(min_p);
     out->repeat_penalty = (float)penalty;
     out->repeat_window = (uint32_t)window;
     return MB_OK;
