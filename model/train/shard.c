@@ -245,7 +245,8 @@ shard_is_of(const struct shard *s, const struct mb_tokenizer *tok)
 {
     uint8_t fingerprint[16];
     mb_tokenizer_fingerprint(tok, fingerprint);
-    return memcmp(fingerprint, s->tokenizer, 16) == 0;
+    return s->n_vocab == mb_tokenizer_n_vocab(tok) &&
+           memcmp(fingerprint, s->tokenizer, 16) == 0;
 }
 
 uint64_t

@@ -115,6 +115,31 @@ open_header(const char *path, const uint8_t *data, size_t size, size_t at,
     return open_changed(path, copy, size, err);
 }
 
+/* The fingerprint is of what tokens say, and a padded vocabulary says no more.
+ */
+static void
+test_shard_when_vocabulary_has_another_size_then_not_of_it(void **state)
+{
+    MB_TEST_UNUSED(state);
+    struct mb_test_dir dir = mb_test_dir_begin();
+    char path[MB_TEST_PATH];
+    struct shard *s = NULL;
+    struct mb_error err;
+    struct mb_tokenizer *tok = tokenizer(true);
+    size_t size;
+    write_shard(mb_test_path(&dir, "s", path), tok);
+    uint8_t *data = mb_test_read_file(path, &size);
+    mb_put_le64(data + 56, mb_get_le64(data + 56) + 1);
+    mb_put_le64(data + 120, mb_hash64(data, 120, 0));
+    mb_test_write_file(path, data, size);
+    assert_status(MB_OK, shard_open(path, &s, &err), &err);
+    assert_false(shard_is_of(s, tok));
+    shard_close(s);
+    mb_free(data);
+    mb_tokenizer_free(tok);
+    mb_test_dir_end(&dir);
+}
+
 static void
 test_open_when_bytes_are_damaged_then_refused(void **state)
 {
@@ -169,6 +194,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open_when_written_then_same_tokens),
         cmocka_unit_test(test_add_when_token_is_unknown_then_bad_arg),
+        cmocka_unit_test(
+            test_shard_when_vocabulary_has_another_size_then_not_of_it),
         cmocka_unit_test(test_open_when_bytes_are_damaged_then_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
