@@ -6,8 +6,12 @@
  * cannot use goes to the others, and who comes first changes from turn to
  * turn. While texts are generated a pass is kept shorter, as its time is the
  * time to their next token.
- * Invariants: every request that runs gets at least one row in every turn that
- * has as many rows as requests, and else in one of two turns.
+ * Invariants: each text that is generated gets its row in every turn. A turn
+ * that has 16 rows for each text to read serves all of them; a shorter one as
+ * many as it can, and the next goes on behind the last one served. So of R
+ * texts to read, S of which find rows, each is served within R / S turns,
+ * rounded up. The end of a request moves those behind it up, by which some may
+ * be passed over: they wait for one more round.
  * Threads: mb-model. */
 #include "engine.h"
 
@@ -34,30 +38,37 @@ least(size_t a, size_t b)
 /* How many rows each of the texts to read gets: given (n_running), zero for
  * those that decode. */
 static void
-share_out(
-    const struct mb_engine *e, size_t n_reading, size_t budget, size_t *given)
+share_out(struct mb_engine *e, size_t n_reading, size_t budget, size_t *given)
 {
     size_t share = budget / n_reading;
+    size_t first = e->turn;
+    size_t n_served = 0;
 
     if (share < MIN_SHARE)
         share = MIN_SHARE;
     // Once in equal shares, once to take what others left.
     for (int round = 0; round < 2 && budget > 0; round++) {
         for (size_t k = 0; k < e->n_running && budget > 0; k++) {
-            size_t i = (e->turn + k) % e->n_running;
+            size_t i = (first + k) % e->n_running;
             const struct request *r = e->running[i];
             size_t n;
 
             if (r->decoding)
                 continue;
             n = request_rows_left(r) - given[i];
-            if (round == 0)
+            if (round == 0) {
                 n = least(n, share);
+                e->turn = i + 1;
+                n_served++;
+            }
             n = least(n, budget);
             given[i] += n;
             budget -= n;
         }
     }
+    // Where all are served another one comes first.
+    if (n_served == n_reading)
+        e->turn = first % e->n_running + 1;
 }
 
 /* Choose the rows of the next pass; given: room for n_running numbers. */
@@ -88,7 +99,6 @@ plan(struct mb_engine *e, size_t *given)
             add_item(e, e->running[i], rows, given[i]);
         rows += given[i];
     }
-    e->turn++;
 }
 
 /* Take the results of item i. */
