@@ -382,6 +382,7 @@ submit(struct call *c, struct worker *w, struct generation *g, bool *later)
         q.tokens = (const mb_token_id *)(const void *)tokens.data;
         q.n = g->n_prompt;
         q.max_tokens = (size_t)max_tokens;
+        q.logprobs = g->logprobs;
         q.stops = g->stops;
         q.n_stops = g->n_stops;
         q.stop_tokens = reader_ends(r, &q.n_stop_tokens);

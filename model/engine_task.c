@@ -372,9 +372,9 @@ take_logits(struct mb_engine *e, struct request *r, const float *logits)
 {
     struct mb_slice bytes;
     mb_token_id id;
-    float logprob;
-    mb_status st =
-        mb_sampler_pick(&r->sampler, e->room, logits, &id, &logprob, &r->err);
+    float logprob = 0;
+    mb_status st = mb_sampler_pick(&r->sampler, e->room, logits, &id,
+        r->q.logprobs ? &logprob : NULL, &r->err);
 
     if (st != MB_OK)
         return end(r, st, MB_FINISH_STOP);

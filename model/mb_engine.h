@@ -122,6 +122,7 @@ struct mb_engine_request {
     /* generate */
     size_t max_tokens; /* at least one */
     struct mb_sampling sampling;
+    bool logprobs;                /* are wanted; else all are 0 */
     const struct mb_slice *stops; /* (n_stops) end the text before themselves */
     size_t n_stops;
     const mb_token_id *stop_tokens; /* (n_stop_tokens) such as eos */

@@ -55,7 +55,7 @@ MB_MUST_USE mb_status mb_sampler_init(struct mb_sampler *s,
 void mb_sampler_accept(struct mb_sampler *s, mb_token_id id);
 /* Choose from logits (n_vocab of the room) and accept the choice. *logprob: its
  * natural log probability under the plain softmax of the logits, before any
- * filter. -inf means impossible. Errors: CORRUPT (a logit that is NaN or +inf,
+ * filter; NULL if it is not wanted, which saves a pass over the logits. -inf means impossible. Errors: CORRUPT (a logit that is NaN or +inf,
  * or all are -inf: a damaged model). */
 MB_MUST_USE mb_status mb_sampler_pick(struct mb_sampler *s,
     struct mb_sampler_room *room, const float *logits, mb_token_id *id,

@@ -12,6 +12,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "compute.h"
+
 #define DEFAULT_WINDOW 64u
 
 struct mb_sampler_room {
@@ -302,13 +304,11 @@ mb_sampler_pick(struct mb_sampler *s, struct mb_sampler_room *room,
     const float *logits, mb_token_id *id, float *logprob, struct mb_error *err)
 {
     size_t n = room->n_vocab;
-    float max;
     uint32_t best;
     mb_status st = find_best(logits, n, &best, err);
 
     if (st != MB_OK)
         return st;
-    max = logits[best];
     memcpy(room->logits, logits, n * sizeof *logits);
     if (s->options.repeat_penalty != 1.0f) {
         penalise(s, room);
@@ -319,8 +319,9 @@ mb_sampler_pick(struct mb_sampler *s, struct mb_sampler_room *room,
     if (s->options.temperature > 0)
         best = draw(s, room, room->logits[best]);
     *id = (mb_token_id)best;
-    *logprob = (float)((double)logits[best] - (double)max -
-                       log(sum_exp(logits, n, max)));
+    if (logprob != NULL)
+        *logprob = (float)((double)logits[best] -
+                           (double)compute_best()->log_sum_exp(logits, n));
     mb_sampler_accept(s, *id);
     return MB_OK;
 }

@@ -167,6 +167,7 @@ job_try(struct rig *r, struct job *j, struct mb_error *err)
     j->tokens = mb_calloc(TEST_TEXT, sizeof *j->tokens);
     assert_true(j->text && j->tokens);
     j->request.on_piece = job_on_piece;
+    j->request.logprobs = true;
     j->request.on_done = job_on_done;
     j->request.arg = j;
     if (j->request.task == MB_TASK_EMBED)

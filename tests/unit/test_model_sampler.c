@@ -233,6 +233,9 @@ test_pick_then_logprob_of_plain_softmax(void **state)
 
         assert_ok(pick_one(&cases[i], logits, 4, &id, &logprob, NULL));
         assert_float_equal(log(exp((double)logits[id]) / sum), logprob, 1e-6);
+        mb_token_id unasked;
+        assert_ok(pick_one(&cases[i], logits, 4, &unasked, NULL, NULL));
+        assert_int_equal(id, unasked);
     }
 }
 
