@@ -60,6 +60,9 @@ void call_finish(struct call *c, mb_status st, const struct mb_error *err);
  * is lost, see server_lost. */
 void call_begin_part(struct call *c);
 bool call_send_part(struct call *c);
+/* When the model is to stop working for c: at its own deadline, or when
+ * model_timeout has passed. A client that has gone is not noticed sooner. */
+uint64_t call_model_deadline(const struct call *c);
 /* Let the model work on answers->batch (made by the handler, with keys), then
  * run the handler again. The call is handed over by it: nothing of it may be
  * touched after. */

@@ -357,7 +357,7 @@ submit(struct call *c, struct worker *w, struct generation *g, bool *later)
     struct mb_engine_request q = {
         .task = MB_TASK_GENERATE,
         .n_head = reader_n_head(r),
-        .deadline_ns = c->deadline_ns,
+        .deadline_ns = call_model_deadline(c),
         .on_piece = on_piece,
         .on_done = on_done,
         .arg = g,

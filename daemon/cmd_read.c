@@ -378,8 +378,8 @@ embed_by_model(struct call *c, uint32_t generation, bool *asks)
             "%zu texts, max_texts is %llu", n, (unsigned long long)max);
     *asks = a->batch == NULL;
     if (st == MB_OK && *asks)
-        st = batch_new(
-            c->d->reader, MB_TASK_EMBED, c->deadline_ns, &a->batch, &c->err);
+        st = batch_new(c->d->reader, MB_TASK_EMBED, call_model_deadline(c),
+            &a->batch, &c->err);
     for (size_t i = 0; i < n && st == MB_OK && *asks; i++) {
         st = check_text(c, &texts->array.items[i], i);
         if (st == MB_OK)

@@ -179,7 +179,7 @@ submit(struct scoring *s, struct worker *w, bool *later)
             .n_head = n_head,
             .n_context = s->n_context,
             .stride = (size_t)stride,
-            .deadline_ns = c->deadline_ns,
+            .deadline_ns = call_model_deadline(c),
             .on_done = on_done,
             .arg = s,
         };

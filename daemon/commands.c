@@ -235,6 +235,16 @@ on_applied(
     mb_op_free(op); // err lies in it
 }
 
+uint64_t
+call_model_deadline(const struct call *c)
+{
+    uint64_t latest = c->rq->arrived_ns +
+                      daemon_config(c->d)->model_timeout * UINT64_C(1000000000);
+
+    return c->deadline_ns != 0 && c->deadline_ns < latest ? c->deadline_ns
+                                                          : latest;
+}
+
 mb_status
 call_submit(struct call *c, struct mb_op *op)
 {

@@ -65,6 +65,8 @@ const struct config_option config_options[] = {
         false, "requests that the model works on at once"},
     {"model_queue", CONFIG_U64, AT(model_queue), 1, 1e6, "N", "1024", false,
         "requests that wait for the model"},
+    {"model_timeout", CONFIG_U64, AT(model_timeout), 1, 86400, "SECONDS",
+        "600", true, "longest that the model works on a request"},
     {"cache_rows", CONFIG_U64, AT(cache_rows), 0, 1073741824, "ROWS", "0",
         false, "tokens whose keys and values are kept; 0: eight windows"},
     {"cache_type", CONFIG_CHOICE, AT(cache_type), 0, 0, "f16|q8_0|f32", "f16",

@@ -46,6 +46,7 @@ struct config {
     uint64_t model_rows_busy;
     uint64_t model_requests;
     uint64_t model_queue;
+    uint64_t model_timeout; /* seconds */
     uint64_t cache_rows;
     uint64_t cache_type; /* mb_cache_type */
     /* limits */

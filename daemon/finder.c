@@ -40,8 +40,8 @@ finder_ask(struct finder *f, const struct mb_slice *texts, size_t n, bool *asks)
     if (f->coll.settings.embedding != MB_EMBED_ANCHOR ||
         f->anchor != ANCHOR_LIVE || a->batch != NULL || n == 0)
         return MB_OK;
-    st = batch_new(
-        c->d->reader, MB_TASK_EMBED, c->deadline_ns, &a->batch, &c->err);
+    st = batch_new(c->d->reader, MB_TASK_EMBED, call_model_deadline(c),
+        &a->batch, &c->err);
     a->keys = mb_calloc(n, sizeof *a->keys);
     if (st == MB_OK && a->keys == NULL)
         st = mb_error_set(&c->err, MB_ERR_NOMEM, "%zu questions", n);

@@ -51,8 +51,8 @@ rerank_prepare(const struct finder *f, struct mb_slice question,
 
     mb_buffer_init(&room, MAX_PASSAGE);
     if (st == MB_OK)
-        st = batch_new(
-            c->d->reader, MB_TASK_SCORE, c->deadline_ns, &a->batch, &c->err);
+        st = batch_new(c->d->reader, MB_TASK_SCORE, call_model_deadline(c),
+            &a->batch, &c->err);
     if (st == MB_OK) {
         a->keys = mb_calloc(n + 1, sizeof *a->keys);
         if (a->keys == NULL)

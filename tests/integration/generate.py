@@ -278,6 +278,23 @@ def check_chat(folder):
     daemon.stop()
 
 
+def check_ceiling(folder):
+    """A client that waits for a whole reply and goes is not noticed: the model
+    works for it no longer than model_timeout, whatever it asked for."""
+    daemon = Daemon(folder, "--model-timeout", "1")
+    client = Client(daemon)
+    text = "word " * 800000
+    for timeout_ms in (0, 3600000):
+        error = client.error("score", timeout_ms=timeout_ms, text=text)
+        check(error["code"] == "timeout", error)
+    gone = Client(daemon)
+    gone.send("score", text=text)
+    wait_for("the start", lambda: client.engine()["running"] == 1)
+    gone.socket.close()
+    wait_for("its end", lambda: client.engine()["running"] == 0)
+    daemon.stop()
+
+
 def check_stop(folder):
     """What is generated when the daemon ends is answered, in time."""
     daemon = Daemon(folder, "--shutdown-ms", "400")
@@ -315,5 +332,5 @@ def check_daemon(folder):
 
 
 for test in (check_daemon, check_slow, check_unusable, check_chat,
-             check_stop):
+             check_ceiling, check_stop):
     in_folder(test)
