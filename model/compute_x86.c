@@ -8,8 +8,6 @@
 #include <float.h>
 #include <math.h>
 
-#include <cpuid.h>
-
 #include "exp_x86.h"
 #include "weights_x86.h"
 
@@ -337,17 +335,6 @@ avx2_log_sum_exp(const float *x, size_t n)
 
 /* ---- levels ---- */
 
-/* clang 14 does not take "f16c" in __builtin_cpu_supports: CPUID itself. */
-static bool
-cpu_has_f16c(void)
-{
-    unsigned a;
-    unsigned b;
-    unsigned c;
-    unsigned d;
-    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-}
-
 #define AVX2_KERNELS                                                           \
     .quantize = avx2_quantize, .mul_few = avx2_mul_few, .row = avx2_row,       \
     .rms_norm = avx2_rms_norm, .rope_pairs = avx2_rope_pairs,                  \
@@ -360,7 +347,7 @@ compute_x86_avx2(void)
     static const struct compute avx2 = {
         .name = "avx2", .mul_many = avx2_mul_many, AVX2_KERNELS};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                   cpu_has_f16c()
+                   mb_cpu_has_f16c()
                ? &avx2
                : NULL;
 }

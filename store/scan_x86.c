@@ -14,7 +14,6 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#include <cpuid.h>
 #include <immintrin.h>
 #include <math.h>
 
@@ -312,23 +311,11 @@ static const struct scan_kernels avx2_kernels = {
     .from_f16 = avx2_from_f16,
 };
 
-/* clang 14 does not take "f16c" in __builtin_cpu_supports: CPUID itself. */
-static bool
-cpu_has_f16c(void)
-{
-    unsigned a;
-    unsigned b;
-    unsigned c;
-    unsigned d;
-
-    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-}
-
 const struct scan_kernels *
 scan_x86_avx2(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                   cpu_has_f16c()
+                   mb_cpu_has_f16c()
                ? &avx2_kernels
                : NULL;
 }

@@ -5,6 +5,10 @@
 
 #include <string.h>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 float
 mb_half_to_float(uint16_t h)
 {
@@ -65,4 +69,19 @@ mb_half_from_float(float f)
         return (uint16_t)(sign | shift_round_even(mantissa, shift));
     }
     return (uint16_t)(sign | shift_round_even(rest - 0x38000000u, 13));
+}
+
+bool
+mb_cpu_has_f16c(void)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    /* CPUID itself: clang 14 does not take "f16c" in __builtin_cpu_supports. */
+    unsigned a;
+    unsigned b;
+    unsigned c;
+    unsigned d;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+#else
+    return false;
+#endif
 }

@@ -153,6 +153,8 @@ float mb_get_lef32(const uint8_t *p);
  * even, to infinity past the largest; NaN stays NaN. */
 float mb_half_to_float(uint16_t h);
 uint16_t mb_half_from_float(float f);
+/* Whether this CPU converts binary16 itself (F16C of x86-64). */
+bool mb_cpu_has_f16c(void);
 
 #define MB_VARINT_MAX 10
 /* LEB128: writes at most MB_VARINT_MAX bytes, returns how many. */
