@@ -4,6 +4,7 @@
 #include "graph.h"
 
 #include "../blas.h"
+#include "../compute.h"
 #include "vector.h"
 
 #include <math.h>
@@ -40,7 +41,7 @@ exp_sum(float *x, size_t n, float shift)
 static void
 forward_swiglu(const float *gate, const float *up, size_t n, float *out)
 {
-    vector_best()->swiglu(gate, up, n, out);
+    compute_best()->swiglu(gate, up, n, out);
 }
 
 static void

@@ -18,13 +18,6 @@ plain_exp_sum(float *x, size_t n, float shift)
 }
 
 static void
-plain_swiglu(const float *gate, const float *up, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i++)
-        out[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
-}
-
-static void
 plain_swiglu_back(const float *gate, const float *up, const float *dy, size_t n,
     float *dgate, float *dup)
 {
@@ -54,7 +47,7 @@ const struct vector *
 vector_plain(void)
 {
     static const struct vector plain = {
-        "plain", plain_exp_sum, plain_swiglu, plain_swiglu_back, plain_adam};
+        "plain", plain_exp_sum, plain_swiglu_back, plain_adam};
     return &plain;
 }
 
@@ -90,18 +83,6 @@ sigmoid8(__m256 g)
     __m256 one = _mm256_set1_ps(1);
     __m256 e = exp8(_mm256_sub_ps(_mm256_setzero_ps(), g));
     return _mm256_div_ps(one, _mm256_add_ps(one, e));
-}
-
-TARGET static void
-avx2_swiglu(const float *gate, const float *up, size_t n, float *out)
-{
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        __m256 g = _mm256_loadu_ps(gate + i);
-        __m256 y = _mm256_mul_ps(g, sigmoid8(g));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(y, _mm256_loadu_ps(up + i)));
-    }
-    plain_swiglu(gate + i, up + i, n - i, out + i);
 }
 
 TARGET static void
@@ -165,7 +146,7 @@ const struct vector *
 vector_best(void)
 {
     static const struct vector avx2 = {
-        "avx2", avx2_exp_sum, avx2_swiglu, avx2_swiglu_back, avx2_adam};
+        "avx2", avx2_exp_sum, avx2_swiglu_back, avx2_adam};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &avx2;
     return vector_plain();

@@ -25,9 +25,8 @@ struct vector {
     const char *name;
     /* x becomes exp(x - shift); returns the sum of it. */
     float (*exp_sum)(float *x, size_t n, float shift);
-    /* out = silu(gate) * up. */
-    void (*swiglu)(const float *gate, const float *up, size_t n, float *out);
-    /* Adds to dgate and dup, each of which may be NULL. */
+    /* The way back of compute.h's swiglu: adds to dgate and dup, each of which
+     * may be NULL. */
     void (*swiglu_back)(const float *gate, const float *up, const float *dy,
         size_t n, float *dgate, float *dup);
     /* One step of n weights; g is read. */

@@ -315,9 +315,6 @@ test_vector_when_compared_then_near_plain(void **state)
     float b = plain->exp_sum(y[0], 103, 2);
     assert_near(x[0], y[0], 103, 1e-6);
     assert_near(&a, &b, 1, 1e-6);
-    fast->swiglu(x[1], x[2], 103, x[3]);
-    plain->swiglu(y[1], y[2], 103, y[3]);
-    assert_near(x[3], y[3], 103, 2e-6);
     fast->swiglu_back(x[1], x[2], x[3], 103, x[0], NULL);
     plain->swiglu_back(y[1], y[2], y[3], 103, y[0], NULL);
     fast->swiglu_back(x[1], x[2], x[3], 103, NULL, x[2]);
