@@ -12,10 +12,11 @@
  * The numbers that a row gets depend on its own sequence and on its kind
  * (MB_ROWS_PREFILL or MB_ROWS_DECODE) alone, bit for bit: not on what else is
  * in the pass, on how a text is cut into passes, or on the number of threads.
- * The two kinds differ by rounding: decoding rounds activations to int16 where
- * the weights are quantised. Of rows of both kinds, logits are made the way of
- * decoding and nll the way of prefill. Another CPU level rounds otherwise. A
- * model whose weights make NaN may spoil rows of the same sequence with it.
+ * The two kinds differ by rounding, as their sums run in another order. Where
+ * weights are quantised both round activations to int16. Of rows of both kinds,
+ * logits are made the way of decoding and nll the way of prefill. Another CPU
+ * level rounds otherwise. A model whose weights make NaN may spoil rows of the
+ * same sequence with it.
  *
  * Threads: decoders are immutable and shared. A cache with its sequences and
  * its passes belongs to one thread at a time. */
