@@ -6,6 +6,7 @@
     client.result("create", name="a")
     daemon.stop()
 """
+import atexit
 import os
 import subprocess
 import time
@@ -31,11 +32,17 @@ class Daemon:
             [os.path.join(build, "daemon", "membankd"), "--store",
              os.path.join(folder, "store"), "--listen", self.endpoint,
              *options], stdout=self.log, stderr=self.log)
+        atexit.register(self.kill)  # a failed test leaves none behind
         until = time.monotonic() + 30
         while not os.path.exists(os.path.join(folder, "s")):
             if self.process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(open(self.log.name, encoding="utf-8").read())
             time.sleep(0.01)
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def stop(self):
         self.process.terminate()
