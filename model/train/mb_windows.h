@@ -29,8 +29,9 @@
 #include "mb_shard.h"
 #include "mb_train.h"
 
-#define WINDOWS_ROUND    1024
-#define WINDOWS_MIN_ROWS 8
+#define WINDOWS_ROUND      1024
+#define WINDOWS_MIN_ROWS   8
+#define WINDOW_MAX_ANSWERS 36
 
 struct windows_source {
     const struct shard *shard; /* outlives the windows */
@@ -45,6 +46,9 @@ struct windows_options {
     double landmark_part; /* of the windows, in [0, 1] */
     double task_part;     /* of the windows, in [0, 1] */
     uint64_t seed;
+    /* Tokens of a held-out window; 0: 63 for each 64 rows, so that a window
+     * has as many with landmarks as without. */
+    size_t heldout_tokens;
 };
 
 typedef enum window_kind {
@@ -56,6 +60,14 @@ typedef enum window_kind {
     WINDOW_TEXT = 4
 } window_kind;
 
+/* The answer to a question: the targets of rows [first, end), but of those that
+ * are landmarks. The fact that gives it begins `distance` tokens before. */
+struct window_answer {
+    size_t first;
+    size_t end;
+    size_t distance;
+};
+
 /* A window and its room. Fields may be read. */
 struct window {
     struct train_window view; /* of the arrays below; n <= n_rows */
@@ -63,6 +75,8 @@ struct window {
     size_t source;    /* of a text window */
     uint64_t start;   /* place of its first token in the shard */
     size_t n_answers; /* of a task: rows whose target is an answer */
+    size_t n_spans;   /* of a task: questions that are answered whole */
+    struct window_answer spans[WINDOW_MAX_ANSWERS];
     size_t n_rows;
     mb_token_id *tokens;
     mb_token_id *targets;
@@ -92,9 +106,9 @@ MB_MUST_USE mb_status windows_get(const struct windows *w, uint64_t i,
 MB_MUST_USE mb_status windows_task(const struct windows *w, window_kind kind,
     bool landmarks, uint64_t i, struct window *out, struct mb_error *err);
 
-/* Held-out text: a shard from its start in windows without overlap, of as many
- * tokens with landmarks as without (63 for each 64 rows, so that both are
- * judged by the same targets). Every target lies in exactly one window. */
+/* Held-out text: a shard from its start in windows of heldout_tokens without
+ * overlap. Every target lies in exactly one window. With landmarks the rows
+ * must suffice for tokens and landmarks. */
 size_t windows_heldout_count(const struct windows *w, const struct shard *s);
 void windows_heldout(const struct windows *w, const struct shard *s,
     bool landmarks, size_t j, struct window *out);

@@ -19,8 +19,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_ITEMS      72
-#define MAX_FACTS      (MAX_ITEMS / 2)
+#define MAX_ITEMS      (2 * WINDOW_MAX_ANSWERS)
+#define MAX_FACTS      WINDOW_MAX_ANSWERS
 #define MAX_LINE       1024
 #define MAX_LOOKUPS    10
 #define SHORTEST_GAP   12  /* tokens of prose that are worth a gap */
@@ -75,7 +75,9 @@ struct tokens {
 struct item {
     size_t first; /* tokens of the pool */
     size_t n;
-    bool follows; /* no prose between the item before and this one */
+    size_t answer; /* of a question: where in it the answer begins */
+    size_t fact;   /* of a question: item that answers it */
+    bool follows;  /* no prose between the item before and this one */
 };
 
 struct task {
@@ -149,7 +151,16 @@ static void
 begin_item(struct task *t, bool follows)
 {
     MB_ASSERT(t->n_items < MAX_ITEMS);
-    t->items[t->n_items] = (struct item){t->pool.n, 0, follows};
+    t->items[t->n_items] = (struct item){t->pool.n, 0, 0, 0, follows};
+}
+
+/* The question that is being made is answered by a fact, from here on. */
+static void
+begin_answer(struct task *t, size_t fact)
+{
+    struct item *item = &t->items[t->n_items];
+    item->fact = fact;
+    item->answer = t->pool.n - item->first;
 }
 
 static void
@@ -335,6 +346,7 @@ make_passkey(struct task *t)
                 line, sizeof line, "What is the pass key? The pass key is");
         add_text(t, line, TASK_NOT_WANTED);
         (void)snprintf(line, sizeof line, "%s.", key[order[i]]);
+        begin_answer(t, order[i]);
         add_text(t, line, TASK_ANSWER);
         end_item(t);
     }
@@ -425,6 +437,7 @@ make_lookup(struct task *t)
         else if (i == 0 || !together)
             add_text(t, "\nLook up:", TASK_NOT_WANTED);
         add_text(t, before, TASK_NOT_WANTED);
+        begin_answer(t, order[i]);
         add_text(t, after, TASK_ANSWER);
         end_item(t);
     }
@@ -471,6 +484,8 @@ make_copy(struct task *t)
         for (size_t j = 0; j < size[k]; j++) {
             // Without a mark nobody can know that a copy begins.
             bool is_answer = is_marked || j >= 3;
+            if (j == (is_marked ? 0 : 3))
+                begin_answer(t, k);
             add_token(
                 t, prose[k][j], is_answer ? TASK_ANSWER : TASK_NOT_WANTED);
         }
@@ -533,6 +548,7 @@ make_list(struct task *t)
             head, sizeof head, "The list of the %s again:", nouns[title[k]]);
         add_text(t, head, TASK_NOT_WANTED);
         write_list(noun + first[k], size[k], line);
+        begin_answer(t, k);
         add_text(t, line, TASK_ANSWER);
         end_item(t);
     }
@@ -594,9 +610,26 @@ draw_gaps(struct task *t, size_t total, size_t gap[MAX_ITEMS + 1])
     }
 }
 
+/* Note an answer that stands whole in what was put so far. `at`: where the
+ * items begin. */
 static void
-assemble(struct task *t, struct sink *s)
+note_answer(const struct task *t, size_t i, const size_t *at,
+    const struct sink *s, struct task_result *out)
 {
+    const struct item *item = &t->items[i];
+    struct window_answer a = {
+        .first = at[i] + item->answer,
+        .end = at[i] + item->n,
+        .distance = at[i] + item->answer - at[item->fact],
+    };
+    if (a.first < a.end && a.end <= s->n)
+        out->answers[out->n_answers++] = a;
+}
+
+static void
+assemble(struct task *t, struct sink *s, struct task_result *out)
+{
+    size_t at[MAX_ITEMS];
     size_t gap[MAX_ITEMS + 1];
     size_t taken = t->pool.n + 1;
     draw_gaps(t, s->size > taken ? s->size - taken : 0, gap);
@@ -605,15 +638,18 @@ assemble(struct task *t, struct sink *s)
     for (size_t i = 0; i < t->n_items && t->status == MB_OK; i++) {
         const struct item *item = &t->items[i];
         put_prose(t, s, gap[i], false);
+        at[i] = s->n;
         for (size_t j = item->first; j < item->first + item->n; j++)
             put(s, t->pool.ids[j], t->pool.wanted[j]);
+        if (i >= t->n_facts)
+            note_answer(t, i, at, s, out);
     }
     put_prose(t, s, s->size - s->n, true);
 }
 
 mb_status
 task_make(const struct task_world *world, window_kind kind, struct mb_rng *rng,
-    size_t n, struct mb_arena *arena, mb_token_id *ids, uint8_t *wanted)
+    size_t n, struct mb_arena *arena, struct task_result *out)
 {
     struct task *t = mb_arena_calloc(arena, 1, sizeof *t);
     size_t room = 2 * n + 2048;
@@ -625,7 +661,7 @@ task_make(const struct task_world *world, window_kind kind, struct mb_rng *rng,
     // Prose takes at least a fifth of a window.
     t->limit = n - n / 5;
     t->pool.room = room;
-    t->pool.ids = mb_arena_alloc(arena, room * sizeof *ids);
+    t->pool.ids = mb_arena_alloc(arena, room * sizeof *t->pool.ids);
     t->pool.wanted = mb_arena_alloc(arena, room);
     if (!t->pool.ids || !t->pool.wanted)
         return MB_ERR_NOMEM;
@@ -644,9 +680,10 @@ task_make(const struct task_world *world, window_kind kind, struct mb_rng *rng,
         make_list(t);
         break;
     }
-    struct sink sink = {ids, wanted, 0, n};
+    struct sink sink = {out->ids, out->wanted, 0, n};
+    out->n_answers = 0;
     if (t->status == MB_OK)
-        assemble(t, &sink);
+        assemble(t, &sink, out);
     mb_buffer_fini(&t->encoded);
     return t->status;
 }

@@ -28,10 +28,19 @@ void task_mark(const struct mb_tokenizer *tok, uint8_t *marks);
 /* Why a token is learnt. */
 enum { TASK_NOT_WANTED = 0, TASK_PROSE = 1, TASK_ANSWER = 2 };
 
+/* A task: tokens, why each is learnt, and where its questions are answered
+ * (first and end are tokens here), in the order of the text. */
+struct task_result {
+    mb_token_id *ids;              /* (n) room of the caller */
+    uint8_t *wanted;               /* (n) the same */
+    struct window_answer *answers; /* (WINDOW_MAX_ANSWERS) the same */
+    size_t n_answers;
+};
+
 /* Fill exactly n tokens with a task. arena is for the way there.
  * Errors: NOMEM, TOO_LARGE. */
 MB_MUST_USE mb_status task_make(const struct task_world *world,
     window_kind kind, struct mb_rng *rng, size_t n, struct mb_arena *arena,
-    mb_token_id *ids, uint8_t *wanted);
+    struct task_result *out);
 
 #endif

@@ -125,6 +125,10 @@ check_options(const struct windows_options *o, struct mb_error *err)
     if (o->n_rows < WINDOWS_MIN_ROWS)
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "windows: %zu rows, at least %d", o->n_rows, WINDOWS_MIN_ROWS);
+    if (o->heldout_tokens > o->n_rows)
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "windows: %zu held-out tokens in %zu rows", o->heldout_tokens,
+            o->n_rows);
     if (!(o->landmark_part >= 0 && o->landmark_part <= 1))
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "windows: a part of %g with landmarks", o->landmark_part);
@@ -290,12 +294,15 @@ tokens_of_rows(size_t n_rows, uint64_t at, bool landmarks)
 }
 
 /* Rows of the first n of win->ids, of which there are n + 1: the last is a
- * target alone. */
+ * target alone. win->spans become rows instead of tokens. */
 static void
 lay_rows(const struct windows *w, struct window *win, size_t n, uint64_t at,
     bool landmarks, bool all_wanted)
 {
+    struct window_answer tokens[WINDOW_MAX_ANSWERS];
+    memcpy(tokens, win->spans, win->n_spans * sizeof *tokens);
     size_t row = 0;
+    size_t span = 0;
     win->n_answers = 0;
     for (size_t i = 0; i < n && row < win->n_rows; i++) {
         uint8_t wanted = all_wanted ? TASK_PROSE : win->wanted[i + 1];
@@ -305,6 +312,10 @@ lay_rows(const struct windows *w, struct window *win, size_t n, uint64_t at,
         win->targets[row] = wanted != TASK_NOT_WANTED ? win->ids[i + 1] : -1;
         win->is_answer[row] = wanted == TASK_ANSWER;
         win->n_answers += wanted == TASK_ANSWER ? 1 : 0;
+        if (span < win->n_spans && i + 1 == tokens[span].first)
+            win->spans[span].first = row;
+        if (span < win->n_spans && i + 2 == tokens[span].end)
+            win->spans[span++].end = row + 1;
         win->is_landmark[row++] = false;
         if (landmarks && closes_block(at + i) && row < win->n_rows) {
             win->tokens[row] = w->landmark;
@@ -313,6 +324,7 @@ lay_rows(const struct windows *w, struct window *win, size_t n, uint64_t at,
             win->is_landmark[row++] = true;
         }
     }
+    win->n_spans = span;
     win->view = (struct train_window){
         .n = row,
         .tokens = win->tokens,
@@ -359,6 +371,7 @@ text_window(
     if (n > shard_n_tokens(s) - 1 - start)
         n = (size_t)(shard_n_tokens(s) - 1 - start);
     win->kind = WINDOW_TEXT;
+    win->n_spans = 0;
     win->source = source;
     win->start = start;
     shard_read(s, start, n + 1, win->ids);
@@ -389,10 +402,11 @@ task_window(const struct windows *w, window_kind kind, bool landmarks,
     win->kind = kind;
     win->source = 0;
     win->start = 0;
-    mb_status st =
-        task_make(&world, kind, &rng, n + 1, win->arena, win->ids, win->wanted);
+    struct task_result task = {win->ids, win->wanted, win->spans, 0};
+    mb_status st = task_make(&world, kind, &rng, n + 1, win->arena, &task);
     if (st != MB_OK)
         return mb_error_set(err, st, "window of a synthetic task");
+    win->n_spans = task.n_answers;
     lay_rows(w, win, n, at, landmarks, false);
     return MB_OK;
 }
@@ -434,6 +448,8 @@ static size_t
 heldout_tokens(const struct windows *w)
 {
     size_t blocks = w->options.n_rows / MB_BLOCK_ROWS;
+    if (w->options.heldout_tokens > 0)
+        return w->options.heldout_tokens;
     // Fewer rows than a block meet one landmark at most.
     return blocks > 0 ? blocks * BLOCK_TOKENS : w->options.n_rows - 1;
 }
@@ -456,6 +472,7 @@ windows_heldout(const struct windows *w, const struct shard *s, bool landmarks,
     uint64_t left = shard_n_tokens(s) - 1 - start;
     size_t n = left < step ? (size_t)left : step;
     out->kind = WINDOW_TEXT;
+    out->n_spans = 0;
     out->source = 0;
     out->start = start;
     shard_read(s, start, n + 1, out->ids);

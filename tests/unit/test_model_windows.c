@@ -431,6 +431,27 @@ test_heldout_when_counted_then_each_target_once(void **state)
     windows_free(w);
 }
 
+static void
+test_heldout_when_its_tokens_are_given_then_windows_have_these(void **state)
+{
+    struct rig *rig = *state;
+    struct windows_options o = rig->options;
+    struct windows *w = NULL;
+    struct mb_error err;
+    o.heldout_tokens = 512;
+    w = make(&o);
+    assert_int_equal(
+        (5200 - 1 + 511) / 512, windows_heldout_count(w, rig->shards[1]));
+    windows_heldout(w, rig->shards[1], false, 1, &rig->win);
+    assert_int_equal(512, rig->win.start);
+    assert_int_equal(512, rig->win.view.n);
+    windows_heldout(w, rig->shards[1], true, 1, &rig->win);
+    assert_int_equal(512 + 8, rig->win.view.n);
+    windows_free(w);
+    o.heldout_tokens = ROWS + 1;
+    assert_status(MB_ERR_BAD_ARG, windows_new(&o, &w, &err), &err);
+}
+
 /* ---- tasks ---- */
 
 /* The text of tokens [0, n) of a window's stream, landmarks left out. */
@@ -490,6 +511,36 @@ check_task(const struct rig *rig, const struct window *win, bool landmarks)
     }
 }
 
+/* Spans against the rows: whole runs of answers, the fact in front. */
+static void
+check_spans(const struct window *win)
+{
+    assert_true(win->n_spans > 0 && win->n_spans <= WINDOW_MAX_ANSWERS);
+    for (size_t i = 0; i < win->n_spans; i++) {
+        const struct window_answer *a = &win->spans[i];
+        mb_token_id first = win->view.targets[a->first];
+        size_t back = 0; // tokens before the answer's first
+        bool is_found = false;
+        assert_true(i == 0 || a->first >= win->spans[i - 1].end);
+        assert_true(a->first < a->end && a->end <= win->view.n);
+        assert_true(win->is_answer[a->first] && win->is_answer[a->end - 1]);
+        for (size_t r = a->first; r < a->end; r++)
+            assert_true(win->is_answer[r] ||
+                        (win->view.is_landmark && win->view.is_landmark[r]));
+        assert_false(a->end < win->view.n && win->is_answer[a->end]);
+        // What is asked for begins within the fact.
+        for (size_t r = a->first + 1; r-- > 0;) {
+            if (win->view.is_landmark && win->view.is_landmark[r])
+                continue;
+            back++;
+            is_found = is_found ||
+                       (back <= a->distance && win->view.tokens[r] == first);
+        }
+        assert_true(a->distance > 0 && a->distance <= back);
+        assert_true(is_found);
+    }
+}
+
 static void
 test_task_when_made_then_answers_stand_in_facts(void **state)
 {
@@ -510,6 +561,7 @@ test_task_when_made_then_answers_stand_in_facts(void **state)
                 &err);
             assert_int_equal(kind, rig->win.kind);
             check_task(rig, &rig->win, i % 2 == 1);
+            check_spans(&rig->win);
             for (size_t r = 0; r < ROWS; r++) {
                 if (rig->win.is_answer[r])
                     farthest = r > farthest ? r : farthest;
@@ -652,6 +704,7 @@ main(void)
         TEST(test_get_when_epoch_ends_then_all_text_was_seen),
         TEST(test_new_when_options_are_wrong_then_refused),
         TEST(test_heldout_when_counted_then_each_target_once),
+        TEST(test_heldout_when_its_tokens_are_given_then_windows_have_these),
         TEST(test_task_when_made_then_answers_stand_in_facts),
         TEST(test_task_when_a_fact_is_random_then_no_target),
         TEST(test_task_when_looking_up_then_questions_differ),
