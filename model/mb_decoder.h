@@ -23,7 +23,7 @@
 #ifndef MB_DECODER_H
 #define MB_DECODER_H
 
-#include "mb_model.h"
+#include "mb_bank.h"
 
 /* ---- decoder ---- */
 
@@ -66,6 +66,7 @@ typedef enum mb_cache_type {
 
 struct mb_cache;
 struct mb_sequence;
+struct mb_context;
 
 /* A cache that lends at most max_rows rows (rounded up to whole blocks). Memory
  * is taken as blocks are first used and kept for the next sequence.
@@ -97,17 +98,23 @@ typedef enum mb_rows_kind {
     MB_ROWS_DECODE = 1   /* one row, or a few: bound by reading weights */
 } mb_rows_kind;
 
-/* Rows to append to one sequence, and what is wanted of them. Pointers belong
- * to the caller. A sequence may stand in a pass once. */
+/* Rows to append to one sequence, or tokens to one context (mb_context.h), and
+ * what is wanted of them. Pointers belong to the caller. A sequence or context
+ * may stand in a pass once. Landmarks that a context inserts are rows of the
+ * pass, but of no array here. */
 struct mb_rows {
     struct mb_sequence *seq;
-    const mb_token_id *tokens; /* (n) */
+    struct mb_context *context; /* instead of seq, which is NULL then */
+    const mb_token_id *tokens;  /* (n) */
     size_t n;
     mb_rows_kind kind;
     float *logits;              /* (n_vocab) of the last row, or NULL */
     const mb_token_id *targets; /* (n) what follows each row; -1: no matter */
     float *nll;                 /* (n) -log p(target) in nats; 0 where -1 */
     float *hidden;              /* (n, d_model) after the last norm, or NULL */
+    /* Memory blocks that these rows go through, or NULL; records are read in
+     * place and must stay as they are until the pass ends. */
+    const struct mb_bank_path *bank;
 };
 
 struct mb_pass;
@@ -123,7 +130,7 @@ size_t mb_pass_bytes(const struct mb_pass *pass);
 
 /* Take all rows through the model and append them to their sequences. On
  * failure no sequence has changed. Errors: BAD_ARG (a token out of range, no
- * rows), TOO_LARGE (more than max_rows rows, or more than the cache lends: the
+ * rows, a memory block of another shape), TOO_LARGE (more than max_rows rows, or more than the cache lends: the
  * text says which), NOMEM. */
 MB_MUST_USE mb_status mb_pass_run(struct mb_pass *pass,
     const struct mb_rows *items, size_t n_items, struct mb_error *err);

@@ -15,7 +15,7 @@
 #ifndef MB_ENGINE_H
 #define MB_ENGINE_H
 
-#include "mb_decoder.h"
+#include "mb_context.h"
 #include "mb_sampler.h"
 
 #define MB_ENGINE_MAX_STOPS     16  /* strings of a request */
@@ -54,7 +54,8 @@ size_t mb_engine_dim(const struct mb_engine *engine);
 typedef enum mb_task {
     MB_TASK_GENERATE, /* go on from the tokens */
     MB_TASK_SCORE,    /* how likely is each token, given those before it? */
-    MB_TASK_EMBED     /* mean of the last hidden rows */
+    MB_TASK_EMBED,    /* mean of the last hidden rows */
+    MB_TASK_APPEND    /* read the tokens into a context, nothing else */
 } mb_task;
 
 typedef enum mb_finish {
@@ -109,6 +110,15 @@ struct mb_engine_request {
     mb_task task;
     const mb_token_id *tokens; /* (n) at least one */
     size_t n;
+    /* The tokens are appended to this context and read through it: all tasks
+     * but embed. Generated tokens are appended as well, but for the last, which
+     * the next request may begin with. n_head and stride stand for nothing, and
+     * no window limits n or max_tokens. mb-model uses the context, and calls
+     * its source, from submit until on_done returns; a context serves one
+     * request at a time. Segments that are full are committed before on_done;
+     * a request that fails or is cancelled has read n_read tokens. NULL: the
+     * text stands alone. */
+    struct mb_context *context;
     /* The first n_head tokens (a bos) stand in front of each window, if the
      * text is longer than one; they are counted in n_context. */
     size_t n_head;
