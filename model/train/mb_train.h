@@ -5,7 +5,7 @@
  * moments. A step takes windows (rows of tokens with targets), runs them
  * forward and backward on several threads, one window at a time on each, sums
  * the gradients in the order of the windows, clips, and moves the weights by
- * AdamW. It knows no files: data come as windows, weights go out by name.
+ * AdamW or Muon. It knows no files: data come as windows, weights go out by name.
  *
  * Deterministic: the same weights, windows and number of threads give the same
  * bits. Threads: one caller at a time. */
@@ -52,21 +52,28 @@ struct train_weight {
     size_t n_rows;
     size_t n_cols;
     float *value;  /* all three (n_rows, n_cols), the trainer's */
-    float *moment; /* AdamW's m */
-    float *square; /* AdamW's v */
+    float *moment; /* AdamW's m, or Muon's momentum */
+    float *square; /* AdamW's v; Muon leaves it zero */
     bool is_decayed;
     bool is_frozen; /* no gradient is computed; may be set between steps */
 };
 
+typedef enum train_optimizer {
+    TRAIN_ADAMW = 0,
+    TRAIN_MUON = 1 /* for the matrices of the layers; AdamW for the others */
+} train_optimizer;
+
 struct train_options {
     unsigned n_threads; /* 0: one for each CPU */
     uint64_t seed;      /* of the first weights */
-    double beta1;       /* [0.9] zero stands for the default */
-    double beta2;       /* [0.95] */
-    double adam_eps;    /* [1e-8] */
-    double decay;       /* weight decay, used as given */
-    double clip;        /* largest norm of the gradient [1.0] */
-    bool recompute;     /* keep no activations of a layer: less memory */
+    train_optimizer optimizer;
+    double momentum; /* of Muon [0.95] */
+    double beta1;    /* [0.9] zero stands for the default */
+    double beta2;    /* [0.95] */
+    double adam_eps; /* [1e-8] */
+    double decay;    /* weight decay, used as given */
+    double clip;     /* largest norm of the gradient [1.0] */
+    bool recompute;  /* keep no activations of a layer: less memory */
 };
 
 /* Weights drawn from N(0, 0.02), those before a residual sum smaller by

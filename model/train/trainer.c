@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * model/train/trainer.c - weights, steps, AdamW.
+ * model/train/trainer.c - weights, steps, optimizers.
  *
  * All members of a team walk a step together. First each takes its windows,
  * number i being member i modulo their number, and adds to gradients of its
  * own; then tiles of weights are summed over the members in order, and the
- * norm with them; then tiles are moved. Whatever is summed is summed in an
+ * norm with them; then tiles (by AdamW) and whole matrices (by Muon) are moved.
+ * Whatever is summed is summed in an
  * order that the number of members fixes, so a step gives the same bits again.
  *
  * Weights, moments and gradients are flat arrays, one weight behind the other,
@@ -14,6 +15,7 @@
 #include "../blas.h"
 #include "../team.h"
 #include "graph.h"
+#include "muon.h"
 #include "vector.h"
 
 #include <math.h>
@@ -32,6 +34,7 @@ struct member {
     float *grads; /* like weights */
     struct graph_model_f32 model;
     struct graph_layer_f32 *layers;
+    float *room; /* of Muon, or NULL */
     double flops;
     bool failed;
 };
@@ -178,10 +181,32 @@ make_tiles(struct trainer *t)
 }
 
 static float *
-make_floats(struct trainer *t)
+make_floats(struct trainer *t, size_t n)
 {
-    t->bytes += t->n_floats * sizeof(float);
-    return mb_calloc(t->n_floats, sizeof(float));
+    t->bytes += n * sizeof(float);
+    return mb_calloc(n, sizeof(float));
+}
+
+/* Is it moved as a whole, by Muon? The embedding is a table of rows that are
+ * not mixed, norms are scales. */
+static bool
+is_matrix(const struct trainer *t, size_t weight)
+{
+    return t->options.optimizer == TRAIN_MUON && weight >= 2 &&
+           t->weights[weight].n_rows > 1;
+}
+
+/* Room for the largest matrix that Muon moves. */
+static size_t
+count_room(const struct trainer *t)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < t->n_weights; i++) {
+        size_t n = muon_room(t->weights[i].n_rows, t->weights[i].n_cols);
+        if (is_matrix(t, i) && n > most)
+            most = n;
+    }
+    return most;
 }
 
 static bool
@@ -194,9 +219,9 @@ make_arrays(struct trainer *t)
     if (!t->weights || !t->names || !t->offsets)
         return false;
     name_weights(t);
-    t->values = make_floats(t);
-    t->moments = make_floats(t);
-    t->squares = make_floats(t);
+    t->values = make_floats(t, t->n_floats);
+    t->moments = make_floats(t, t->n_floats);
+    t->squares = make_floats(t, t->n_floats);
     if (!t->values || !t->moments || !t->squares || !make_tiles(t))
         return false;
     for (size_t i = 0; i < n; i++) {
@@ -208,10 +233,15 @@ make_arrays(struct trainer *t)
     for (unsigned m = 0; t->members && m < team_size(t->team); m++) {
         struct member *member = &t->members[m];
         member->tape = tape_new_f32(TAPE_MAX_BYTES);
-        member->grads = make_floats(t);
+        member->grads = make_floats(t, t->n_floats);
         member->layers = mb_calloc(t->shape.n_layers, sizeof(*member->layers));
         if (!member->tape || !member->grads || !member->layers)
             return false;
+        if (t->options.optimizer == TRAIN_MUON) {
+            member->room = make_floats(t, count_room(t));
+            if (!member->room)
+                return false;
+        }
     }
     return t->members != NULL;
 }
@@ -259,6 +289,7 @@ trainer_new(const struct train_shape *shape,
     t->options = *options;
     set_default(&t->options.beta1, 0.9);
     set_default(&t->options.beta2, 0.95);
+    set_default(&t->options.momentum, 0.95);
     set_default(&t->options.adam_eps, 1e-8);
     set_default(&t->options.clip, 1.0);
     blas_begin();
@@ -287,6 +318,7 @@ trainer_free(struct trainer *t)
         tape_free_f32(t->members[m].tape);
         mb_free(t->members[m].grads);
         mb_free(t->members[m].layers);
+        mb_free(t->members[m].room);
     }
     team_free(t->team);
     mb_free(t->members);
@@ -460,12 +492,41 @@ move_tile(const struct trainer *t, const struct tile *tile)
 {
     const struct train_weight *w = &t->weights[tile->weight];
     struct adam adam = t->adam;
-    if (w->is_frozen)
+    if (w->is_frozen || is_matrix(t, tile->weight))
         return;
     adam.decay = w->is_decayed ? (float)t->options.decay : 0;
     vector_best()->adam(&adam, t->values + tile->first,
         t->members[0].grads + tile->first, t->moments + tile->first,
         t->squares + tile->first, tile->n);
+}
+
+static void
+move_matrix(const struct trainer *t, size_t weight, float *room)
+{
+    const struct train_weight *w = &t->weights[weight];
+    const struct muon muon = {
+        .rate = (float)t->rate,
+        .decay = w->is_decayed ? (float)t->options.decay : 0,
+        .momentum = (float)t->options.momentum,
+        .scale = t->adam.scale,
+    };
+    if (w->is_frozen || !is_matrix(t, weight))
+        return;
+    muon_step(&muon, w->value, t->members[0].grads + t->offsets[weight],
+        w->moment, w->n_rows, w->n_cols, room);
+}
+
+/* Matrices first, as they take longest. */
+static void
+move_weights(struct trainer *t, unsigned member)
+{
+    size_t end = t->n_weights + t->n_tiles;
+    for (size_t i = team_next(t->team); i < end; i = team_next(t->team)) {
+        if (i < t->n_weights)
+            move_matrix(t, i, t->members[member].room);
+        else
+            move_tile(t, &t->tiles[i - t->n_weights]);
+    }
 }
 
 static void
@@ -479,10 +540,8 @@ walk_step(void *arg, unsigned member)
     for (size_t i = team_next(t->team); i < t->n_tiles; i = team_next(t->team))
         sum_tile(t, &t->tiles[i]);
     team_barrier_step(t->team, decide, t);
-    if (!t->is_finite)
-        return;
-    for (size_t i = team_next(t->team); i < t->n_tiles; i = team_next(t->team))
-        move_tile(t, &t->tiles[i]);
+    if (t->is_finite)
+        move_weights(t, member);
 }
 
 /* ---- calls ---- */

@@ -3,7 +3,9 @@
  * alone what they must. */
 #include "mb_test.h"
 
+#include "blas.h"
 #include "mb_train.h"
+#include "muon.h"
 #include "vector.h"
 
 #include <math.h>
@@ -54,16 +56,23 @@ make_data(struct data *d)
 }
 
 static struct trainer *
-new_trainer(unsigned n_threads, bool recompute)
+new_trainer_by(train_optimizer optimizer, unsigned n_threads, bool recompute)
 {
     struct mb_error err;
     struct trainer *t = NULL;
     struct train_options options = {.n_threads = n_threads,
         .seed = 3,
+        .optimizer = optimizer,
         .decay = 0.1,
         .recompute = recompute};
     assert_status(MB_OK, trainer_new(&tiny, &options, &t, &err), &err);
     return t;
+}
+
+static struct trainer *
+new_trainer(unsigned n_threads, bool recompute)
+{
+    return new_trainer_by(TRAIN_ADAMW, n_threads, recompute);
 }
 
 static double
@@ -264,6 +273,34 @@ test_step_when_input_is_bad_then_named_and_unchanged(void **state)
     trainer_free(fresh);
 }
 
+/* Muon moves matrices of the layers (no squares are kept for them), AdamW the
+ * rest; it learns and repeats as AdamW does. */
+static void
+test_step_when_by_muon_then_learnt_and_same_bits(void **state)
+{
+    (void)state;
+    struct data d;
+    make_data(&d);
+    struct trainer *a = new_trainer_by(TRAIN_MUON, 2, false);
+    struct trainer *b = new_trainer_by(TRAIN_MUON, 2, false);
+    double first = run_steps(a, &d, 1, 1e-2);
+    double last = run_steps(a, &d, 80, 1e-2);
+    run_steps(b, &d, 81, 1e-2);
+    assert_same_weights(a, b);
+    assert_true(fabs(first - log(32)) < 0.1);
+    assert_true(last < 0.3);
+    for (size_t i = 0; i < trainer_n_weights(a); i++) {
+        const struct train_weight *w = trainer_weight(a, i);
+        bool is_matrix = i >= 2 && w->n_rows > 1;
+        bool has_square = false;
+        for (size_t j = 0; j < w->n_rows * w->n_cols; j++)
+            has_square |= w->square[j] != 0;
+        assert_int_equal(has_square, !is_matrix);
+    }
+    trainer_free(a);
+    trainer_free(b);
+}
+
 static void
 test_trainer_when_shape_is_impossible_then_refused(void **state)
 {
@@ -366,6 +403,72 @@ test_adam_when_first_step_then_moves_by_rate(void **state)
     assert_true(fabsf(w[2] - 0.95f) < 1e-6f);
 }
 
+/* Singular values of orthogonalised matrices, by the eigenvalues of x x^T. */
+static void
+test_muon_when_orthogonalised_then_singular_values_near_one(void **state)
+{
+    (void)state;
+    static const size_t shapes[][2] = {{24, 24}, {16, 40}, {40, 16}, {1, 8}};
+    struct mb_rng rng;
+    mb_rng_init(&rng, 11);
+    blas_begin();
+    for (size_t s = 0; s < sizeof(shapes) / sizeof(*shapes); s++) {
+        size_t rows = shapes[s][0];
+        size_t cols = shapes[s][1];
+        size_t n = rows < cols ? rows : cols;
+        float x[40 * 40];
+        double gram[40 * 40] = {0};
+        double values[40];
+        float *room = mb_calloc(muon_room(rows, cols), sizeof(*room));
+        assert_non_null(room);
+        fill(&rng, x, rows * cols, 7);
+        muon_orthogonalise(x, rows, cols, room);
+        for (size_t i = 0; i < n; i++) {
+            for (size_t j = 0; j < n; j++) {
+                for (size_t k = 0; k < rows * cols / n; k++) {
+                    float a = rows <= cols ? x[i * cols + k] : x[k * cols + i];
+                    float b = rows <= cols ? x[j * cols + k] : x[k * cols + j];
+                    gram[i * n + j] += (double)a * (double)b;
+                }
+            }
+        }
+        assert_int_equal(blas_eigen(n, gram, values), MB_OK);
+        /* A square random matrix may have one value too near zero. */
+        assert_true(values[rows == cols ? 1 : 0] > 0.3 * 0.3);
+        assert_true(values[n - 1] < 1.3 * 1.3);
+        mb_free(room);
+    }
+}
+
+/* A step has the direction of U V^T: along one pair of vectors it is their
+ * product, whatever the gradient's size, with a mean square of 0.2^2. */
+static void
+test_muon_when_gradient_is_scaled_then_same_step(void **state)
+{
+    (void)state;
+    struct muon muon = {.rate = 0.1f, .momentum = 0.95f, .scale = 1};
+    struct mb_rng rng;
+    float g[12 * 20];
+    float w[2][12 * 20] = {{0}};
+    float m[2][12 * 20] = {{0}};
+    double square = 0;
+    float *room = mb_calloc(muon_room(12, 20), sizeof(*room));
+    assert_non_null(room);
+    blas_begin();
+    mb_rng_init(&rng, 12);
+    fill(&rng, g, 12 * 20, 1);
+    muon_step(&muon, w[0], g, m[0], 12, 20, room);
+    muon.scale = 1e-3f;
+    muon_step(&muon, w[1], g, m[1], 12, 20, room);
+    for (size_t i = 0; i < 12 * 20; i++) {
+        assert_true(fabsf(w[0][i] - w[1][i]) < 1e-4f);
+        square += (double)w[0][i] * (double)w[0][i];
+    }
+    double rms = sqrt(square / (12 * 20)) / 0.1;
+    assert_true(rms > 0.14 && rms < 0.26);
+    mb_free(room);
+}
+
 int
 main(void)
 {
@@ -379,9 +482,13 @@ main(void)
         cmocka_unit_test(test_step_when_resumed_then_same_bits),
         cmocka_unit_test(test_step_when_weights_are_frozen_then_they_stay),
         cmocka_unit_test(test_step_when_input_is_bad_then_named_and_unchanged),
+        cmocka_unit_test(test_step_when_by_muon_then_learnt_and_same_bits),
         cmocka_unit_test(test_trainer_when_shape_is_impossible_then_refused),
         cmocka_unit_test(test_vector_when_compared_then_near_plain),
         cmocka_unit_test(test_adam_when_first_step_then_moves_by_rate),
+        cmocka_unit_test(
+            test_muon_when_orthogonalised_then_singular_values_near_one),
+        cmocka_unit_test(test_muon_when_gradient_is_scaled_then_same_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

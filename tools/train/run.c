@@ -119,6 +119,8 @@ make_trainer(struct run *r, struct mb_error *err)
     const struct train_options o = {
         .n_threads = (unsigned)c->threads,
         .seed = c->seed,
+        .optimizer = (train_optimizer)c->optimizer,
+        .momentum = c->momentum,
         .beta1 = c->beta1,
         .beta2 = c->beta2,
         .adam_eps = c->adam_eps,

@@ -11,9 +11,17 @@
 
 #define COUNT_MAX 1e12
 
-enum kind { KIND_TEXT, KIND_COUNT, KIND_REAL, KIND_SCHEDULE, KIND_BOOL };
+enum kind {
+    KIND_TEXT,
+    KIND_COUNT,
+    KIND_REAL,
+    KIND_SCHEDULE,
+    KIND_OPTIMIZER,
+    KIND_BOOL
+};
 
 static const char *const schedules[] = {"cosine", "trapezoid"};
+static const char *const optimizers[] = {"adamw", "muon"};
 
 /* Counts take k and M (thousands and millions). */
 static const struct key {
@@ -58,10 +66,13 @@ static const struct key {
         "cosine, or trapezoid: level, then straight down"),
     KEY(decay_part, KIND_REAL, 0, 1, "0.2",
         "part of the steps in which a trapezoid falls"),
+    KEY(optimizer, KIND_OPTIMIZER, 0, 0, "adamw",
+        "adamw, or muon: muon for the matrices of the layers"),
     KEY(weight_decay, KIND_REAL, 0, 10, "0.1", "of matrices, not of norms"),
     KEY(clip, KIND_REAL, 1e-6, 1e6, "1", "largest norm of the gradient"),
     KEY(beta1, KIND_REAL, 1e-9, 0.999999, "0.9", "of AdamW"),
     KEY(beta2, KIND_REAL, 1e-9, 0.999999, "0.95", "of AdamW"),
+    KEY(momentum, KIND_REAL, 1e-9, 0.999999, "0.95", "of Muon"),
     KEY(adam_eps, KIND_REAL, 1e-16, 1e-2, "1e-8", "of AdamW"),
     KEY(seed, KIND_COUNT, 0, COUNT_MAX, "1", "of weights and windows"),
     KEY(threads, KIND_COUNT, 0, 1024, "0",
@@ -99,6 +110,19 @@ number_of(const char *text, bool scaled)
     return *end == '\0' && isfinite(v) ? v : (double)NAN;
 }
 
+/* Store the number of the one of two choices that `text` is. */
+static bool
+set_choice(uint8_t *at, const char *const choices[2], const char *text)
+{
+    for (uint64_t i = 0; i < 2; i++) {
+        if (strcmp(text, choices[i]) == 0) {
+            memcpy(at, &i, sizeof i);
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Errors are texts: what is wanted instead. */
 static const char *
 set_value(struct config *c, const struct key *k, const char *text)
@@ -114,13 +138,9 @@ set_value(struct config *c, const struct key *k, const char *text)
         memcpy(at, text, strlen(text) + 1);
         return NULL;
     case KIND_SCHEDULE:
-        for (count = 0; count < 2; count++) {
-            if (strcmp(text, schedules[count]) == 0) {
-                memcpy(at, &count, sizeof count);
-                return NULL;
-            }
-        }
-        return "cosine or trapezoid";
+        return set_choice(at, schedules, text) ? NULL : "cosine or trapezoid";
+    case KIND_OPTIMIZER:
+        return set_choice(at, optimizers, text) ? NULL : "adamw or muon";
     case KIND_BOOL:
         count = strcmp(text, "yes") == 0;
         if (count == 0 && strcmp(text, "no") != 0)

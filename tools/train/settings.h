@@ -59,10 +59,12 @@ struct config {
     uint64_t warmup;
     uint64_t schedule; /* config_schedule */
     double decay_part;
+    uint64_t optimizer; /* train_optimizer */
     double weight_decay;
     double clip;
     double beta1;
     double beta2;
+    double momentum;
     double adam_eps;
     /* The run. */
     uint64_t seed;
