@@ -138,6 +138,11 @@ struct tape_var TRAIN(tape_kl)(struct tape *t, struct tape_var x,
     struct tape_var W, const int32_t *index, const real *p, size_t k,
     double weight);
 
+/* The token to which softmax(x W^T) gives most, for each row: best (n); the
+ * first of those that tie. Nothing is recorded. */
+void TRAIN(tape_best)(
+    struct tape *t, struct tape_var x, struct tape_var W, int32_t *best);
+
 /* fn(t, arg, x) without keeping what it computes on the way: it runs again on
  * the way back. Its result must have x's shape. arg must outlive the run. */
 typedef struct tape_var (*tape_fn)(
