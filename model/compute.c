@@ -18,6 +18,7 @@ static const struct type_facts facts[] = {
     {TENSOR_F16, "F16", 1, 2},
     {TENSOR_BF16, "BF16", 1, 2},
     {TENSOR_Q8_0, "Q8_0", 32, 34},
+    {TENSOR_Q5_0, "Q5_0", 32, 22},
     {TENSOR_Q4_0, "Q4_0", 32, 18},
     {TENSOR_Q4_K, "Q4_K", 256, 144},
     {TENSOR_Q6_K, "Q6_K", 256, 210},

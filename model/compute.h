@@ -28,6 +28,7 @@ typedef enum tensor_type {
     TENSOR_F32 = 0,
     TENSOR_F16 = 1,
     TENSOR_Q4_0 = 2,
+    TENSOR_Q5_0 = 6,
     TENSOR_Q8_0 = 8,
     TENSOR_Q4_K = 12,
     TENSOR_Q6_K = 14,

@@ -114,9 +114,8 @@ row_q_0(const struct tensor *W, const uint8_t *w, float *out)
     const __m256 zero = _mm256_setzero_ps();
     for (size_t k = 0; k < W->n_cols; k += 32) {
         __m256 d = half_at(w);
-        struct words q = W->type == TENSOR_Q8_0 ? words_q8_0(w) : words_q4_0(w);
-        store_words(q, d, d, zero, out + k);
-        w += W->type == TENSOR_Q8_0 ? Q8_0_BYTES : Q4_0_BYTES;
+        store_words(words_of_block(W->type, w), d, d, zero, out + k);
+        w += bytes_of_block(W->type);
     }
 }
 

@@ -66,27 +66,21 @@ add_block(struct words w, __m256 d, const struct group *g, size_t b, size_t n,
     }
 }
 
-AVX2 INLINE struct words
-words_at(tensor_type type, const uint8_t *block)
-{
-    return type == TENSOR_Q8_0 ? words_q8_0(block) : words_q4_0(block);
-}
-
-/* A row of Q8_0 or Q4_0. */
+/* A row of Q8_0, Q5_0 or Q4_0. */
 AVX2 INLINE void
 row_q_0(tensor_type type, const uint8_t *w, const struct group *g, size_t n,
     __m256 *acc)
 {
-    const size_t bytes = type == TENSOR_Q8_0 ? Q8_0_BYTES : Q4_0_BYTES;
+    const size_t bytes = bytes_of_block(type);
     size_t b = 0;
     for (; b + 2 <= g->n_blocks; b += 2, w += 2 * bytes) {
         ask_ahead(w, 2 * bytes);
-        add_block(words_at(type, w), half_at(w), g, b, n, acc);
-        add_block(words_at(type, w + bytes), half_at(w + bytes), g, b + 1, n,
-            acc + 1);
+        add_block(words_of_block(type, w), half_at(w), g, b, n, acc);
+        add_block(words_of_block(type, w + bytes), half_at(w + bytes), g, b + 1,
+            n, acc + 1);
     }
     if (b < g->n_blocks)
-        add_block(words_at(type, w), half_at(w), g, b, n, acc);
+        add_block(words_of_block(type, w), half_at(w), g, b, n, acc);
 }
 
 /* ---- types with scales in a block of 256 ---- */
@@ -248,6 +242,7 @@ typedef void (*few_fn)(const struct tensor *W, size_t first, size_t last,
     static const few_fn name[GROUP] = {name##_1, name##_2, name##_3, name##_4};
 
 DEFINE_FEW_OF(few_q8_0, TENSOR_Q8_0)
+DEFINE_FEW_OF(few_q5_0, TENSOR_Q5_0)
 DEFINE_FEW_OF(few_q4_0, TENSOR_Q4_0)
 DEFINE_FEW_OF(few_q4_k, TENSOR_Q4_K)
 DEFINE_FEW_OF(few_q6_k, TENSOR_Q6_K)
@@ -257,6 +252,8 @@ few_of(tensor_type type)
 {
     if (type == TENSOR_Q8_0)
         return few_q8_0;
+    if (type == TENSOR_Q5_0)
+        return few_q5_0;
     if (type == TENSOR_Q4_0)
         return few_q4_0;
     return type == TENSOR_Q4_K ? few_q4_k : few_q6_k;

@@ -70,12 +70,10 @@ unit_of(tensor_type type)
 AVX2 INLINE void
 read_unit(tensor_type type, const uint8_t *row, size_t b, struct words *out)
 {
-    if (type == TENSOR_Q8_0) {
-        out[0] = words_q8_0(row + b * Q8_0_BYTES);
-    } else if (type == TENSOR_Q4_0) {
-        out[0] = words_q4_0(row + b * Q4_0_BYTES);
-    } else if (type == TENSOR_Q4_K) {
+    if (type == TENSOR_Q4_K) {
         words_q4_k(row + b / 8 * Q4_K_BYTES, b % 8 / 2, out);
+    } else if (type != TENSOR_Q6_K) {
+        out[0] = words_of_block(type, row + b * bytes_of_block(type));
     } else {
         __m256i bytes[4];
         bytes_q6_k(row + b / 8 * Q6_K_BYTES, b % 8 / 4, bytes);
@@ -183,7 +181,7 @@ put_scales(
     } else if (type == TENSOR_Q6_K) {
         put_scales_q6_k(rows, b, out);
     } else {
-        size_t bytes = type == TENSOR_Q8_0 ? Q8_0_BYTES : Q4_0_BYTES;
+        size_t bytes = bytes_of_block(type);
         uint8_t half[16];
         for (size_t i = 0; i < 8; i++)
             memcpy(half + 2 * i, rows[i] + b * bytes, 2);
@@ -216,6 +214,7 @@ unpack_codes(tensor_type type, const uint8_t *const rows[PANEL], size_t b,
     }
 
 DEFINE_UNPACK(unpack_q8_0, TENSOR_Q8_0)
+DEFINE_UNPACK(unpack_q5_0, TENSOR_Q5_0)
 DEFINE_UNPACK(unpack_q4_0, TENSOR_Q4_0)
 DEFINE_UNPACK(unpack_q4_k, TENSOR_Q4_K)
 DEFINE_UNPACK(unpack_q6_k, TENSOR_Q6_K)
@@ -535,6 +534,8 @@ unpack_panels(const struct stretch *s)
             unpack_bf16(rows, s->from, s->to, panel);
         else if (W->type == TENSOR_Q8_0)
             unpack_q8_0(rows, b, n, codes);
+        else if (W->type == TENSOR_Q5_0)
+            unpack_q5_0(rows, b, n, codes);
         else if (W->type == TENSOR_Q4_0)
             unpack_q4_0(rows, b, n, codes);
         else if (W->type == TENSOR_Q4_K)

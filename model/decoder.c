@@ -200,8 +200,8 @@ take_matrix(struct loader *l, const char *name, size_t rows, size_t cols,
     size_t block = tensor_block_values((tensor_type)t->type);
     if (block == 0)
         return mb_error_set(l->err, MB_ERR_NOT_IMPLEMENTED,
-            "model: tensor %s has type %s (%u); F32, F16, BF16, Q8_0, Q4_0, "
-            "Q4_K and Q6_K are read",
+            "model: tensor %s has type %s (%u); F32, F16, BF16, Q8_0, Q5_0, "
+            "Q4_0, Q4_K and Q6_K are read",
             name, t->type_name, (unsigned)t->type);
     if (t->dims[0] != cols || t->dims[1] != rows || t->dims[2] != 1 ||
         t->dims[3] != 1)

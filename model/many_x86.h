@@ -35,7 +35,7 @@ typedef void (*float_fn)(const float *panel, size_t n_cols, const float *x,
 
 /* Functions for n rows at [n - 1], up to code_rows or float_rows. */
 struct tiles {
-    const code_fn *q_0; /* Q8_0 and Q4_0 */
+    const code_fn *q_0; /* Q8_0, Q5_0 and Q4_0 */
     const code_fn *q4_k;
     const code_fn *q6_k;
     const float_fn *floats;

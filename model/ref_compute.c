@@ -50,6 +50,20 @@ read_q4_0(const uint8_t *p, struct block *b)
     }
 }
 
+/* d f16; 32 bits, the fifth of each code; 16 bytes as in Q4_0; code = the five
+ * bits - 16. */
+static void
+read_q5_0(const uint8_t *p, struct block *b)
+{
+    uint32_t fifth = mb_get_le32(p + 2);
+    b->scale[0] = b->scale[1] = read_half(p);
+    b->offset = 0;
+    for (size_t i = 0; i < BLOCK; i++) {
+        int low = i < 16 ? p[6 + i] & 15 : p[6 + i - 16] >> 4;
+        b->code[i] = (int8_t)((low | (int)(fifth >> i & 1) << 4) - 16);
+    }
+}
+
 /* d f16; dmin f16; 12 bytes with 8 scales and 8 offsets of 6 bits; 4 times 32
  * bytes, of which the low halves are one part and the high ones the next.
  * `part` of 0 to 7. */
@@ -103,6 +117,9 @@ read_block(tensor_type type, const uint8_t *row, size_t i, struct block *b)
         break;
     case TENSOR_Q4_0:
         read_q4_0(row + i * bytes, b);
+        break;
+    case TENSOR_Q5_0:
+        read_q5_0(row + i * bytes, b);
         break;
     case TENSOR_Q4_K:
         read_q4_k(row + i / 8 * bytes, i % 8, b);

@@ -19,6 +19,7 @@
 
 /* Bytes of a block; values of one are tensor_block_values(). */
 #define Q8_0_BYTES 34u
+#define Q5_0_BYTES 22u
 #define Q4_0_BYTES 18u
 #define Q4_K_BYTES 144u
 #define Q6_K_BYTES 210u
@@ -117,6 +118,50 @@ words_q4_0(const uint8_t *block)
         _mm256_sub_epi16(high_bits(w), eight)};
 }
 
+AVX2 INLINE struct words
+words_of_bytes(__m256i bytes)
+{
+    return (struct words){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes)),
+        _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1))};
+}
+
+/* Without its fifth bit a code is 16 less: the byte's high half becomes ones,
+ * as a small negative number has. */
+AVX2 INLINE struct words
+words_q5_0(const uint8_t *block)
+{
+    const __m256i byte_of_bit = _mm256_setr_epi64x(
+        0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
+    int32_t fifth;
+    memcpy(&fifth, block + 2, sizeof(fifth));
+    __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi32(fifth), byte_of_bit);
+    __m256i is_off =
+        _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), _mm256_setzero_si256());
+    __m128i q = load_16(block + 6);
+    __m256i low = _mm256_and_si256(
+        _mm256_set_m128i(_mm_srli_epi16(q, 4), q), _mm256_set1_epi8(15));
+    return words_of_bytes(_mm256_or_si256(
+        low, _mm256_and_si256(is_off, _mm256_set1_epi8((char)0xf0))));
+}
+
+/* Any of the three; type is a constant. */
+AVX2 INLINE struct words
+words_of_block(tensor_type type, const uint8_t *block)
+{
+    if (type == TENSOR_Q8_0)
+        return words_q8_0(block);
+    return type == TENSOR_Q5_0 ? words_q5_0(block) : words_q4_0(block);
+}
+
+AVX2 INLINE size_t
+bytes_of_block(tensor_type type)
+{
+    if (type == TENSOR_Q8_0)
+        return Q8_0_BYTES;
+    return type == TENSOR_Q5_0 ? Q5_0_BYTES : Q4_0_BYTES;
+}
+
 /* ---- parts of 64 of a block of Q4_K ---- */
 
 /* Blocks 2 pair and 2 pair + 1 of the eight. */
@@ -175,13 +220,6 @@ bytes_q6_k(const uint8_t *block, size_t half, __m256i out[4])
             _mm256_and_si256(top[i], top_two));
         out[i] = _mm256_sub_epi8(bits, middle);
     }
-}
-
-AVX2 INLINE struct words
-words_of_bytes(__m256i bytes)
-{
-    return (struct words){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes)),
-        _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1))};
 }
 
 #endif

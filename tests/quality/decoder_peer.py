@@ -99,6 +99,9 @@ def random_cases():
         for kind in gguf_file.TYPES:
             if kind != "F32":
                 yield f"{arch} {kind}", dict(shape_of(arch), type=kind), None
+    # As smaller models are quantised: no matrix but `down` divides.
+    yield ("llama Q4_K, width 320",
+           dict(SMALL, d_model=320, type="Q4_K", tied=True), None)
     yield ("llama F32 yarn, magnitude", dict(SMALL, scaling="yarn"),
            with_keys("llama", {"rope.scaling.attn_factor": (F32, 1.3)}))
     yield ("llama F32 yarn, ramp", dict(SMALL, scaling="yarn"),

@@ -109,6 +109,25 @@ def decode_q4_0(data):
     return halves(data[:, :2]) * (code - 8)
 
 
+def encode_q5_0(x):
+    largest = np.take_along_axis(
+        x, np.abs(x).argmax(1)[:, None], axis=1)[:, 0]
+    scale = largest / -16
+    code = np.floor(x * inverse(scale)[:, None] + 16.5).clip(0, 31)
+    code = code.astype(np.uint8)
+    fifth = np.packbits(code >> 4, axis=1, bitorder="little")
+    low = code & 15
+    return np.hstack([half_bytes(scale), fifth,
+                      low[:, :16] | low[:, 16:] << 4])
+
+
+def decode_q5_0(data):
+    fifth = np.unpackbits(data[:, 2:6], axis=1, bitorder="little")
+    packed = data[:, 6:]
+    code = np.hstack([packed & 15, packed >> 4]) | fifth << 4
+    return halves(data[:, :2]) * (code.astype(np.float32) - 16)
+
+
 def encode_q4_k(x):
     """8 runs of 32 values; each has a scale and a minimum of 6 bits."""
     runs = x.reshape(-1, 8, 32)
@@ -196,6 +215,7 @@ TYPES = {t.name: t for t in [
     Type("Q4_0", 2, 32, 18, encode_q4_0, decode_q4_0),
     Type("Q4_K", 12, 256, 144, encode_q4_k, decode_q4_k),
     Type("Q6_K", 14, 256, 210, encode_q6_k, decode_q6_k),
+    Type("Q5_0", 6, 32, 22, encode_q5_0, decode_q5_0),
 ]}
 BY_NUMBER = {t.number: t for t in TYPES.values()}
 

@@ -8,8 +8,8 @@
 Random models have the tensors and keys that llama.cpp wants, weights of the
 size of a trained model's, and a vocabulary that tokenizers load. Same seed,
 same file. A matrix whose columns do not divide into blocks of 256 cannot be
-Q4_K or Q6_K: it is written as Q8_0, and said so. (llama-quantize writes such
-matrices of a Q4_K file as Q5_0, of a Q6_K file as Q8_0.)"""
+Q4_K or Q6_K: it is written as llama-quantize does, in a Q4_K file as Q5_0, or
+as Q8_0 if it gives the logits, in a Q6_K file as Q8_0; and that is said."""
 import argparse
 import math
 import sys
@@ -196,8 +196,10 @@ class Weights:
     def matrix(self, name, rows, cols, std):
         kind = self.model.type
         if cols % gguf_file.TYPES[kind].block_values != 0:
-            kind = "Q8_0"
-            self.fell_back.append(name)
+            is_output = name == "output.weight" or (
+                self.model.tied and name == "token_embd.weight")
+            kind = "Q5_0" if kind == "Q4_K" and not is_output else "Q8_0"
+            self.fell_back.append(f"{name} {kind}")
         x = self.rng.standard_normal((rows, cols), np.float32)
         x *= np.float32(std)
         self.tensors[name] = gguf_file.encode(x, kind)
@@ -233,7 +235,7 @@ def layer_weights(w, m, i):
 
 
 def build(m):
-    """Keys, tensors, and the names of matrices that are Q8_0 instead."""
+    """Keys, tensors, and the matrices of other types, as "name type"."""
     rng = np.random.default_rng(m.seed)
     keys = model_keys(m, rng)
     w = Weights(m, rng)
@@ -253,8 +255,8 @@ def build(m):
 
 
 def make(path, **options):
-    """Write a random model; returns the names of matrices that are Q8_0 as
-    their columns are no multiple of 256."""
+    """Write a random model; returns the matrices, as "name type", whose
+    columns are no multiple of 256 where the type asks for that."""
     keys, tensors, fell_back = build(Model(**options))
     gguf_file.write(path, keys, tensors)
     return fell_back
@@ -298,8 +300,8 @@ def main():
                     if getattr(args, f.name) is not None})
     fell_back = make(args.target, **options)
     if fell_back:
-        print(f"{args.target}: {len(fell_back)} matrices are Q8_0, as their "
-              f"columns are no multiple of 256, such as {fell_back[0]}")
+        print(f"{args.target}: {len(fell_back)} matrices are of other types, "
+              f"as their columns are no multiple of 256: {fell_back[0]}, ...")
     return 0
 
 

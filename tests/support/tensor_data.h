@@ -13,7 +13,7 @@
 #include "compute.h"
 
 static const tensor_type tensor_types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16,
-    TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q4_K, TENSOR_Q6_K};
+    TENSOR_Q8_0, TENSOR_Q5_0, TENSOR_Q4_0, TENSOR_Q4_K, TENSOR_Q6_K};
 #define N_TENSOR_TYPES (sizeof(tensor_types) / sizeof(tensor_types[0]))
 
 static inline float
@@ -43,6 +43,7 @@ tensor_fill_block(tensor_type type, uint8_t *p, struct mb_rng *rng)
         mb_put_le16(p, (uint16_t)(bits >> 16));
         break;
     case TENSOR_Q8_0:
+    case TENSOR_Q5_0:
     case TENSOR_Q4_0:
         mb_put_le16(p, small);
         break;

@@ -40,8 +40,8 @@ test_types_when_asked_then_as_in_ggml(void **state)
         const char *name;
     } want[] = {{TENSOR_F32, 1, 4, "F32"}, {TENSOR_F16, 1, 2, "F16"},
         {TENSOR_BF16, 1, 2, "BF16"}, {TENSOR_Q8_0, 32, 34, "Q8_0"},
-        {TENSOR_Q4_0, 32, 18, "Q4_0"}, {TENSOR_Q4_K, 256, 144, "Q4_K"},
-        {TENSOR_Q6_K, 256, 210, "Q6_K"}};
+        {TENSOR_Q5_0, 32, 22, "Q5_0"}, {TENSOR_Q4_0, 32, 18, "Q4_0"},
+        {TENSOR_Q4_K, 256, 144, "Q4_K"}, {TENSOR_Q6_K, 256, 210, "Q6_K"}};
 
     MB_TEST_UNUSED(state);
     for (size_t i = 0; i < sizeof(want) / sizeof(want[0]); i++) {
@@ -127,6 +127,21 @@ test_q4_0_when_read_then_low_halves_first(void **state)
         want[16 + i] = -2.0f * (float)(high - 8);
     }
     check_row(TENSOR_Q4_0, block, sizeof(block), 32, want);
+}
+
+static void
+test_q5_0_when_read_then_fifth_bits_apart(void **state)
+{
+    uint8_t block[22] = {0x00, 0x34}; // 0.25
+    float want[32];
+    MB_TEST_UNUSED(state);
+    for (int i = 0; i < 32; i++) {
+        int code = (7 * i + 3) % 32;
+        block[6 + i % 16] |= (uint8_t)((code & 15) << (i < 16 ? 0 : 4));
+        block[2 + i / 8] |= (uint8_t)((code >> 4) << i % 8);
+        want[i] = 0.25f * (float)(code - 16);
+    }
+    check_row(TENSOR_Q5_0, block, sizeof(block), 32, want);
 }
 
 static void
@@ -506,6 +521,7 @@ main(void)
         cmocka_unit_test(test_floats_when_read_then_their_values),
         cmocka_unit_test(test_q8_0_when_read_then_codes_times_scale),
         cmocka_unit_test(test_q4_0_when_read_then_low_halves_first),
+        cmocka_unit_test(test_q5_0_when_read_then_fifth_bits_apart),
         cmocka_unit_test(
             test_q4_k_when_read_then_scales_and_offsets_of_six_bits),
         cmocka_unit_test(test_q6_k_when_read_then_six_bits_from_two_places),
