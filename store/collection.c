@@ -596,6 +596,8 @@ collection_erase_slice(
     id_key(&key, id);
     for (unsigned t = KV_COLLECTIONS; t < KV_N_TABLES && left > 0; t++) {
         size_t n;
+        if (t == KV_BLOCKS || t == KV_CONTEXTS)
+            continue; // keys begin with another number
         mb_status st = kv_del_prefix(
             w->txn, (enum kv_table)t, kv_key_slice(&key), left, &n);
         if (st != MB_OK)

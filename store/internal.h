@@ -64,7 +64,7 @@ struct wtxn {
     struct lex_batch *lex;
     struct dense_cache *dense;
     struct wcoll *colls;
-    bool dropped; /* a collection was taken away: erase its rows */
+    bool dropped; /* something was taken away: erase its rows in slices */
     bool erased;  /* users' bytes were deleted: scrub after the commit */
     bool changed; /* the present operation wrote something: set before the
                    * first write, so that a failure after it undoes all */

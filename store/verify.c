@@ -3,7 +3,8 @@
  *
  * Here is the frame: names and collections, rows that belong to no collection,
  * and the walk over the collections. Each kind of index checks its own tables:
- * document_verify.c, lexical_verify.c, dense_verify.c, fields.c.
+ * document_verify.c, lexical_verify.c, dense_verify.c, fields.c; contexts belong
+ * to no collection: context_verify.c.
  * A broken record is reported and counted, and the walk goes on; only failing
  * to read (or being told to stop) ends it.
  * Threads: as the snapshot's. */
@@ -14,6 +15,7 @@
 #include <string.h>
 
 #include "collection.h"
+#include "context.h"
 #include "record.h"
 
 #define MAX_WHAT 256
@@ -271,8 +273,12 @@ mb_store_verify(struct mb_snapshot *snap, mb_verify_fn report,
             verify_walk(&v, KV_COLLECTIONS, all, check_collection_row, &v, err);
     }
     for (unsigned t = KV_DOCUMENTS; st == MB_OK && t < KV_N_TABLES; t++) {
+        if (t == KV_BLOCKS || t == KV_CONTEXTS)
+            continue; // of no collection
         st = kv_txn_explain(snap->txn, check_owners(&v, (enum kv_table)t), err);
     }
+    if (st == MB_OK)
+        st = context_verify(&v, err);
     if (st == MB_OK)
         st = check_collections(&v, arena, err);
     mb_arena_free(arena);

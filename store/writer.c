@@ -8,7 +8,7 @@
  * own, so that each gets its own answer and the rest is kept. When the map was
  * full it is enlarged first and all run again.
  *
- * Between batches the thread erases a slice of a dropped collection, and
+ * Between batches the thread erases a slice of what was dropped, and
  * overwrites deleted bytes in the file (scrub.c); with nothing queued it goes
  * on with that until done. The scrub must see each commit before the next one
  * begins, but those who wait for a commit are told first.
@@ -26,6 +26,7 @@
 #include <time.h>
 
 #include "collection.h"
+#include "context.h"
 #include "scrub.h"
 #include "store.h"
 
@@ -35,6 +36,9 @@
 /* Rows erased at once: with others waiting, and without. */
 #define DROP_ROWS_BUSY 2000
 #define DROP_ROWS_IDLE 20000
+/* Blocks of contexts, which are large. */
+#define DROP_BLOCKS_BUSY 16
+#define DROP_BLOCKS_IDLE 128
 /* Growing the map gives up after this many doublings in one batch. */
 #define MAX_GROWTH 8
 
@@ -234,23 +238,36 @@ apply_ops(struct writer *wr, struct mb_op *ops)
 
 /* ---- work in the pauses ---- */
 
-/* Erase a slice of a dropped collection. */
+/* Erase a slice of a dropped collection or, if there is none, of blocks that no
+ * context has any more. w.changed stays false if there is nothing at all. */
+static mb_status
+erase_slice(struct writer *wr, bool busy, mb_collection_id *id, bool *done)
+{
+    mb_status st = collection_dropping(wr->w.txn, id);
+    if (st == MB_OK)
+        return collection_erase_slice(
+            &wr->w, *id, busy ? DROP_ROWS_BUSY : DROP_ROWS_IDLE, done);
+    if (st != MB_ERR_NOT_FOUND)
+        return st;
+    bool all;
+    return context_erase_slice(
+        &wr->w, busy ? DROP_BLOCKS_BUSY : DROP_BLOCKS_IDLE, &all);
+}
+
 static void
-drop_slice(struct writer *wr, size_t max)
+drop_slice(struct writer *wr, bool busy)
 {
     struct mb_error err = {.status = MB_OK};
-    mb_collection_id id;
+    mb_collection_id id = 0;
     bool done = false;
     mb_status st = txn_begin(wr, &err);
     if (st == MB_OK) {
-        st = collection_dropping(wr->w.txn, &id);
-        if (st == MB_ERR_NOT_FOUND) {
+        st = erase_slice(wr, busy, &id, &done);
+        if (st == MB_OK && !wr->w.changed) {
             wr->dropping = false;
             txn_abort(wr);
             return;
         }
-        if (st == MB_OK)
-            st = collection_erase_slice(&wr->w, id, max, &done);
         if (st == MB_OK) {
             st = txn_commit(wr, &err);
         } else {
@@ -279,7 +296,7 @@ work_in_pause(struct writer *wr, bool busy, bool idle)
 {
     see_commit(wr);
     if (wr->dropping) {
-        drop_slice(wr, busy ? DROP_ROWS_BUSY : DROP_ROWS_IDLE);
+        drop_slice(wr, busy);
         see_commit(wr);
         return true;
     }
@@ -391,7 +408,7 @@ find_pending(struct writer *wr, struct mb_error *err)
     st = collection_dropping(txn, &id);
     wr->dropping = st == MB_OK;
     if (st == MB_ERR_NOT_FOUND)
-        st = MB_OK;
+        st = context_is_erasing(txn, &wr->dropping);
     if (st == MB_OK)
         st = scrub_new(wr->store->kv, txn, &wr->scrub);
     st = kv_txn_explain(txn, st, err);
