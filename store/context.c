@@ -7,7 +7,7 @@
  * Invariants: the runs of a context join without gaps and begin with block 0;
  * every number in a record that bounds something is compared with its size.
  * Threads: any; a transaction's own. */
-#include "context.h"
+#include "context_rows.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -8,7 +8,7 @@
  * until all are gone: whoever looks whether a place is free sees it taken.
  * Invariants: a noted range is named by no context, and all its rows are there.
  * Threads: writer, but for the looks. */
-#include "context.h"
+#include "context_rows.h"
 
 /* ---- what is left of a range ---- */
 

@@ -11,7 +11,7 @@
  * Threads: made and read by the caller's, run by the writer (op.h). */
 #include <string.h>
 
-#include "context.h"
+#include "context_rows.h"
 #include "op.h"
 
 #define MAX_OP_BYTES ((size_t)1 << 30)

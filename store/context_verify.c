@@ -6,7 +6,7 @@
  * row is named by a run or noted for erasing; the sizes add up to the figures in
  * records and meta.
  * Threads: as the snapshot's. */
-#include "context.h"
+#include "context_rows.h"
 
 #include "verify.h"
 

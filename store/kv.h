@@ -27,10 +27,10 @@ enum kv_table {
     KV_POSTINGS,      /* coll, term id, chunk -> postings; see lexical.h */
     KV_LENGTHS,       /* coll, chunk -> u16 length of each segment */
     KV_FIELDS,        /* coll, field, value, first segment -> docno, n */
-    KV_BLOCKS,        /* strip, block -> keys and values; see context.h */
+    KV_BLOCKS,        /* strip, block -> keys and values; see context_rows.h */
     KV_BANKS,         /* reserved: memory blocks */
     KV_BANK_TRAINING, /* reserved: optimizer state */
-    KV_CONTEXTS,      /* context or strip, kind, ... -> see context.h */
+    KV_CONTEXTS,      /* context or strip, kind, ... -> see context_rows.h */
     KV_JOBS,          /* reserved: background jobs that survive a restart */
     KV_N_TABLES
 };

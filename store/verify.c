@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "collection.h"
-#include "context.h"
+#include "context_rows.h"
 #include "record.h"
 
 #define MAX_WHAT 256

@@ -26,7 +26,7 @@
 #include <time.h>
 
 #include "collection.h"
-#include "context.h"
+#include "context_rows.h"
 #include "scrub.h"
 #include "store.h"
 

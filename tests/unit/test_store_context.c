@@ -5,7 +5,7 @@
  * it reads back. */
 #include "mb_test_store.h"
 
-#include "context.h"
+#include "context_rows.h"
 #include "op.h"
 
 #define KV_BYTES     8000u

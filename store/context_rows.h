@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * store/context.h - records of long contexts, for the files that share them.
+ * store/context_rows.h - records of long contexts, for the files that share them.
  *
  *   context.c         records as bytes; reading
  *   context_op.c      operations: create, append, fork, cut, delete
@@ -14,8 +14,8 @@
  * is compared with all others: rows that none of them names are noted in meta
  * and erased from their end, so that the place behind a context's end is either
  * free or taken, never both. */
-#ifndef STORE_CONTEXT_H
-#define STORE_CONTEXT_H
+#ifndef STORE_CONTEXT_ROWS_H
+#define STORE_CONTEXT_ROWS_H
 
 #include "internal.h"
 #include "mb_store_context.h"
