@@ -59,6 +59,11 @@ struct attention {
      * seen[i] rows, 0 to MB_BLOCK_ROWS. room: ATTENTION_ROOM_FLOATS. */
     void (*many)(struct slice_shape shape, const uint8_t *slice, const float *q,
         const uint8_t *seen, size_t n, struct partial *to, float *room);
+
+    /* z (n, 64), in steps of ldz = q (n, head_dim) x keys (head_dim, 64) in
+     * fp16; n up to ATTENTION_MAX_ROWS, room as for `many`. */
+    void (*scores)(size_t head_dim, const uint8_t *keys, const float *q,
+        size_t n, float *z, size_t ldz, float *room);
 };
 
 /* Room for keys and values of a slice in float, and scores of a tile. */

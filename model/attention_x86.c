@@ -405,6 +405,26 @@ avx2_many(struct slice_shape shape, const uint8_t *slice, const float *q,
     product(z, ROWS, n, ROWS, values, head_dim, to->o);
 }
 
+/* ---- keys alone ---- */
+
+/* Many queries are worth unpacking the keys for; sums run alike either way. */
+TARGET static void
+avx2_scores(size_t head_dim, const uint8_t *keys, const float *q, size_t n,
+    float *z, size_t ldz, float *room)
+{
+    float *unpacked = room;                  /* (head_dim, 64) */
+    float *all = unpacked + ROWS * head_dim; /* (n, 64) */
+    if (n == 1) {
+        few_logits(MB_CACHE_F16, head_dim, keys, q, 1, ahead_of(keys, 0, 1), z);
+        return;
+    }
+    unpack(MB_CACHE_F16, keys, ROWS * head_dim, unpacked);
+    memset(all, 0, n * ROWS * sizeof(float));
+    product(q, head_dim, n, head_dim, unpacked, ROWS, all);
+    for (size_t i = 0; i < n; i++)
+        memcpy(z + i * ldz, all + i * ROWS, ROWS * sizeof(float));
+}
+
 /* ---- writing ---- */
 
 /* The largest of fp16 instead of infinity; NaN, second operand, stays. */
@@ -446,7 +466,7 @@ const struct attention *
 attention_x86_at(compute_level level)
 {
     static const struct attention avx2 = {
-        "avx2", avx2_store, avx2_few, avx2_many};
+        "avx2", avx2_store, avx2_few, avx2_many, avx2_scores};
     /* Products of the same level know whether this CPU has it. */
     if (level != COMPUTE_AVX2 || !compute_at(level))
         return NULL;

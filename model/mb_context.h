@@ -143,10 +143,11 @@ void mb_context_free(struct mb_context *ctx);
  * read already), TOO_LARGE, NOMEM. */
 MB_MUST_USE mb_status mb_context_restore(
     struct mb_context *ctx, struct mb_slice sum, struct mb_error *err);
-/* Put the blocks that mb_context_tail gave back into the window, in order: all
- * but the last are full. Errors: as mb_context_check_block; BAD_ARG. */
-MB_MUST_USE mb_status mb_context_restore_tail(
-    struct mb_context *ctx, struct mb_slice block, struct mb_error *err);
+/* Put a block that mb_context_tail gave back into the window, with its sum; in
+ * order, all but the last are full. Errors: as mb_context_check_block and
+ * _check_sum; BAD_ARG (more than a window, or behind one that is not full). */
+MB_MUST_USE mb_status mb_context_restore_tail(struct mb_context *ctx,
+    struct mb_slice block, struct mb_slice sum, struct mb_error *err);
 
 void mb_context_set_modes(
     struct mb_context *ctx, const struct mb_context_modes *modes);
@@ -198,13 +199,13 @@ MB_MUST_USE mb_status mb_context_read(struct mb_context *ctx,
 MB_MUST_USE mb_status mb_context_truncate(
     struct mb_context *ctx, uint64_t n, struct mb_error *err);
 /* A new context with the first n tokens of this one, over another source, which
- * has (or shares) the blocks that mb_context_n_blocks of the new one tells; no
- * block is read from it now. Errors: as mb_context_truncate. */
+ * has, or shares, the first mb_context_n_blocks blocks of the new one; none of
+ * them is read now. Errors: as mb_context_truncate, NOMEM. */
 MB_MUST_USE mb_status mb_context_fork(struct mb_context *ctx, uint64_t n,
     const struct mb_context_source *source, struct mb_context **out,
     struct mb_error *err);
-/* Blocks that a context of n tokens has committed, for a source that copies or
- * deletes: whole segments before the last one that has a token. */
+/* Blocks that are committed once a context of n tokens has committed all that
+ * it can: those of its whole segments. */
 uint64_t mb_context_blocks_of(
     const struct mb_context_options *options, uint64_t n_tokens);
 

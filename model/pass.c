@@ -51,6 +51,8 @@ make_room(struct mb_pass *pass)
     pass->room_floats = max_of(MUL_ROOM_FLOATS,
         ATTENTION_ROOM_FLOATS + ATTENTION_MAX_ROWS * (2 * info->head_dim + 2) +
             64);
+    pass->room_floats = max_of(pass->room_floats,
+        ATTENTION_ROOM_FLOATS + context_room_floats(info->head_dim));
     pass->x = make_floats(pass, rows, info->d_model);
     pass->normed = make_floats(pass, rows, info->d_model);
     pass->q = make_floats(pass, rows, q_width);
@@ -133,6 +135,8 @@ mb_pass_free(struct mb_pass *pass)
     mb_free(pass->partials.m);
     mb_free(pass->partials.l);
     mb_free(pass->partials.o);
+    bank_plan_free(pass);
+    context_plan_free(pass);
     mb_free(pass->rows);
     mb_free(pass->pieces);
     mb_free(pass->outs);
@@ -152,13 +156,17 @@ check_item(const struct mb_pass *pass, const struct mb_rows *item, size_t i,
     struct mb_error *err)
 {
     size_t n_vocab = pass->decoder->info.n_vocab;
-    const struct mb_cache *cache = item->seq->cache;
-    if (item->n == 0)
+    const struct mb_cache *cache = item->seq ? item->seq->cache : NULL;
+    if (item->n == 0 || (!item->seq && !item->context))
         return mb_error_set(
             err, MB_ERR_BAD_ARG, "pass: item %zu has no rows", i);
-    if (cache->n_layers != pass->decoder->info.n_layers ||
-        cache->n_kv_heads != pass->decoder->info.n_kv_heads ||
-        cache->head_dim != pass->decoder->info.head_dim)
+    if (item->context) {
+        mb_status st = context_check_item(pass, item, i, err);
+        if (st != MB_OK)
+            return st;
+    } else if (cache->n_layers != pass->decoder->info.n_layers ||
+               cache->n_kv_heads != pass->decoder->info.n_kv_heads ||
+               cache->head_dim != pass->decoder->info.head_dim)
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "pass: the cache of item %zu is of another model", i);
     for (size_t r = 0; r < item->n; r++) {
@@ -173,7 +181,19 @@ check_item(const struct mb_pass *pass, const struct mb_rows *item, size_t i,
                 "pass: target %d of item %zu, the vocabulary has %zu",
                 (int)item->targets[r], i, n_vocab);
     }
-    return MB_OK;
+    mb_status st = MB_OK;
+    for (size_t b = 0; item->bank && b < item->bank->n_blocks && st == MB_OK;
+         b++)
+        st = bank_check_fits(&item->bank->blocks[b],
+            pass->decoder->info.d_model, pass->decoder->info.n_layers, err);
+    return st;
+}
+
+/* Rows of the pass; those of a context are more than its tokens. */
+static size_t
+rows_of_item(const struct mb_rows *item)
+{
+    return item->context ? context_item_rows(item) : item->n;
 }
 
 static mb_status
@@ -187,11 +207,12 @@ check_items(const struct mb_pass *pass, const struct mb_rows *items, size_t n,
         mb_status st = check_item(pass, &items[i], i, err);
         if (st != MB_OK)
             return st;
-        if (items[i].n > pass->max_rows - rows)
+        size_t more = rows_of_item(&items[i]);
+        if (more > pass->max_rows - rows)
             return mb_error_set(err, MB_ERR_TOO_LARGE,
                 "pass: more than the %zu rows that it has room for",
                 pass->max_rows);
-        rows += items[i].n;
+        rows += more;
     }
     return MB_OK;
 }
@@ -262,6 +283,8 @@ static mb_status
 plan_few(struct mb_pass *pass, size_t row, struct mb_error *err)
 {
     struct pass_row *r = &pass->rows[row];
+    if (r->context) // one piece a head: it sees a bounded number of rows
+        return plan_many(pass, row, 1, err);
     size_t blocks = r->position / MB_BLOCK_ROWS + 1;
     mb_status st = MB_OK;
     r->first_partial = pass->n_partials;
@@ -290,25 +313,26 @@ plan_outs(struct mb_pass *pass, const struct mb_rows *item, size_t row,
     if (st != MB_OK)
         return st;
     for (size_t i = 0; i < item->n; i++) {
+        size_t r = row + (item->context ? context_item_row(item, i) : i);
         if (is_scored && item->targets[i] >= 0)
-            pass->outs[pass->n_outs++] = (struct pass_out){
-                row + i, NULL, &item->nll[i], item->targets[i]};
+            pass->outs[pass->n_outs++] =
+                (struct pass_out){r, NULL, &item->nll[i], item->targets[i]};
         else if (is_scored)
             item->nll[i] = 0;
     }
     /* Apart from the last row's score: they go different ways. */
+    size_t last = item->n - 1;
+    if (item->context)
+        last = context_item_row(item, last);
     if (item->logits)
         pass->outs[pass->n_outs++] =
-            (struct pass_out){row + item->n - 1, item->logits, NULL, -1};
+            (struct pass_out){row + last, item->logits, NULL, -1};
     return MB_OK;
 }
 
-static mb_status
-plan_item(
-    struct mb_pass *pass, const struct mb_rows *item, struct mb_error *err)
+static void
+plan_rows(struct mb_pass *pass, const struct mb_rows *item)
 {
-    size_t first = pass->n_rows;
-    mb_status st = MB_OK;
     for (size_t i = 0; i < item->n; i++) {
         pass->rows[pass->n_rows++] = (struct pass_row){
             .seq = item->seq,
@@ -319,13 +343,30 @@ plan_item(
                           : NULL,
         };
     }
-    if (item->kind == MB_ROWS_PREFILL) {
-        st = plan_many(pass, first, item->n, err);
+}
+
+static mb_status
+plan_item(
+    struct mb_pass *pass, const struct mb_rows *item, struct mb_error *err)
+{
+    size_t first = pass->n_rows;
+    size_t n = rows_of_item(item);
+    mb_status st = MB_OK;
+    if (item->context) {
+        st = context_plan_add(pass, item, first, err);
+        pass->n_rows += n;
+    } else {
+        plan_rows(pass, item);
+    }
+    if (item->kind == MB_ROWS_PREFILL && st == MB_OK) {
+        st = plan_many(pass, first, n, err);
         pass->n_many = pass->n_rows;
     }
-    for (size_t i = 0;
-         item->kind != MB_ROWS_PREFILL && i < item->n && st == MB_OK; i++)
+    for (size_t i = 0; item->kind != MB_ROWS_PREFILL && i < n && st == MB_OK;
+         i++)
         st = plan_few(pass, first + i, err);
+    if (item->bank && st == MB_OK)
+        st = bank_plan_add(pass, item->bank, first, n, err);
     return st == MB_OK ? plan_outs(pass, item, first, err) : st;
 }
 
@@ -366,35 +407,50 @@ static mb_status
 plan(struct mb_pass *pass, const struct mb_rows *items, size_t n_items,
     struct mb_error *err)
 {
-    mb_status st = MB_OK;
+    mb_status st = context_plan_begin(pass, n_items, err);
     pass->n_rows = pass->n_many = 0;
     pass->n_pieces = pass->n_outs = pass->n_partials = 0;
+    bank_plan_begin(pass);
     for (int kind = MB_ROWS_PREFILL; kind <= MB_ROWS_DECODE; kind++) {
         for (size_t i = 0; i < n_items && st == MB_OK; i++) {
             if (items[i].kind == (mb_rows_kind)kind)
                 st = plan_item(pass, &items[i], err);
         }
     }
+    if (st == MB_OK)
+        st = bank_plan_end(pass, err);
+    if (st == MB_OK)
+        st = context_plan_end(pass, err);
     return st == MB_OK ? grow_results(pass, err) : st;
 }
 
-/* Blocks for all rows; a sequence that stands twice is found by its mark. */
+/* Where an item's mark lies by which doubles are found. */
+static bool *
+mark_of(const struct mb_rows *item)
+{
+    return item->context ? &item->context->is_in_pass : &item->seq->is_in_pass;
+}
+
+/* Blocks for all rows; a sequence or context that stands twice is found by its
+ * mark. */
 static mb_status
 reserve(const struct mb_rows *items, size_t n_items, struct mb_error *err)
 {
     mb_status st = MB_OK;
-    size_t i = 0;
-    for (; i < n_items && st == MB_OK; i++) {
-        if (items[i].seq->is_in_pass) {
+    for (size_t i = 0; i < n_items && st == MB_OK; i++) {
+        bool *mark = mark_of(&items[i]);
+        if (*mark) {
             st = mb_error_set(err, MB_ERR_BAD_ARG,
-                "pass: the sequence of item %zu stands in it twice", i);
+                "pass: the %s of item %zu stands in it twice",
+                items[i].context ? "context" : "sequence", i);
             break;
         }
-        st = sequence_reserve(items[i].seq, items[i].n, err);
-        items[i].seq->is_in_pass = st == MB_OK;
+        if (items[i].seq)
+            st = sequence_reserve(items[i].seq, items[i].n, err);
+        *mark = st == MB_OK;
     }
     for (size_t j = 0; j < n_items; j++)
-        items[j].seq->is_in_pass = false;
+        *mark_of(&items[j]) = false;
     return st;
 }
 
@@ -403,14 +459,17 @@ mb_pass_run(struct mb_pass *pass, const struct mb_rows *items, size_t n_items,
     struct mb_error *err)
 {
     mb_status st = check_items(pass, items, n_items, err);
+    bool is_checked = st == MB_OK;
+    pass->contexts.n_items = 0;
     if (st == MB_OK)
         st = reserve(items, n_items, err);
     if (st == MB_OK)
         st = plan(pass, items, n_items, err);
     if (st == MB_OK)
         pass_compute(pass);
-    for (size_t i = 0; i < n_items; i++) {
-        if (st == MB_OK)
+    st = context_end_run(pass, st, err);
+    for (size_t i = 0; i < n_items && is_checked; i++) {
+        if (st == MB_OK && items[i].seq)
             items[i].seq->length += items[i].n;
         else if (items[i].seq)
             sequence_trim(items[i].seq);

@@ -11,6 +11,8 @@
 #include "attention.h"
 #include "cache.h"
 #include "decoder.h"
+#include "pass_bank.h"
+#include "pass_context.h"
 #include "team.h"
 
 /* Decoding attends in pieces of this many blocks, so that one request with few
@@ -24,7 +26,9 @@
 /* One row of the pass. */
 struct pass_row {
     struct mb_sequence *seq;
-    size_t position; /* in its sequence */
+    size_t position; /* in its sequence, or in its context's block */
+    const struct context_item *context; /* instead of seq, or NULL */
+    size_t in_window;                   /* row of its context's window */
     mb_token_id token;
     float *hidden;        /* where the last norm's row is wanted, or NULL */
     size_t first_partial; /* few: its partials, [head][split][group] */
@@ -70,6 +74,8 @@ struct mb_pass {
     struct partial partials; /* of decoding (n_partials queries) */
     size_t n_partials;
     size_t partials_capacity;
+    struct pass_bank bank; /* attached memory blocks */
+    struct pass_contexts contexts;
 
     /* Where the run is; written between barriers. */
     size_t first_out; /* outs [first_out, first_out + n_out_rows) */

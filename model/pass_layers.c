@@ -35,6 +35,7 @@ struct walk {
     const uint8_t **slices;
     const struct layer *layer; /* that it is in */
     size_t layer_number;
+    unsigned member;
 };
 
 /* ---- steps over rows ---- */
@@ -155,7 +156,9 @@ step_ffn_norm(const struct walk *walk, size_t first, size_t last)
 {
     const struct layer *l = walk->layer;
     norm_rows(walk->pass, l->ffn_norm,
-        is_rounded(&l->gate.W) || is_rounded(&l->up.W), first, last);
+        is_rounded(&l->gate.W) || is_rounded(&l->up.W) ||
+            walk->pass->bank.has_codes,
+        first, last);
 }
 
 /* Norm and rotate the n heads of one row. */
@@ -178,6 +181,31 @@ turn_heads(const struct mb_pass *pass, size_t row, size_t n, const float *norm,
     }
 }
 
+/* A row of a context: keys turn by their row in the block; queries stay, as
+ * they will turn by their distance from each block. */
+static void
+turn_in_context(const struct walk *walk, size_t r)
+{
+    struct mb_pass *pass = walk->pass;
+    const struct mb_decoder *decoder = pass->decoder;
+    const struct mb_decoder_info *info = &decoder->info;
+    const struct pass_row *row = &pass->rows[r];
+    size_t dim = info->head_dim;
+    float *q = pass->q + r * info->n_heads * dim;
+    float *k = pass->k + r * info->n_kv_heads * dim;
+    const float *v = pass->v + r * info->n_kv_heads * dim;
+    for (size_t h = 0; h < info->n_heads && walk->layer->q_norm; h++)
+        decoder->compute->rms_norm(q + h * dim, walk->layer->q_norm, dim,
+            decoder->norm_eps, q + h * dim);
+    turn_heads(pass, r, info->n_kv_heads, walk->layer->k_norm, k);
+    for (size_t j = 0; j < info->n_heads * dim; j++)
+        q[j] *= decoder->attn_scale;
+    for (size_t h = 0; h < info->n_kv_heads; h++)
+        context_store(row->context->ctx, row->in_window,
+            walk->layer_number * info->n_kv_heads + h, k + h * dim,
+            v + h * dim);
+}
+
 /* Rotate queries and keys; scale queries; store keys and values. */
 static void
 step_turn(const struct walk *walk, size_t first, size_t last)
@@ -188,6 +216,10 @@ step_turn(const struct walk *walk, size_t first, size_t last)
     size_t kv_width = info->n_kv_heads * info->head_dim;
     for (size_t r = first; r < last; r++) {
         const struct pass_row *row = &pass->rows[r];
+        if (row->context) {
+            turn_in_context(walk, r);
+            continue;
+        }
         struct slice_shape shape = {row->seq->cache->type, info->head_dim};
         float *q = pass->q + r * q_width;
         float *k = pass->k + r * kv_width;
@@ -217,6 +249,8 @@ step_merge(const struct walk *walk, size_t first, size_t last)
     for (size_t r = first > pass->n_many ? first : pass->n_many; r < last;
          r++) {
         size_t p = pass->rows[r].first_partial;
+        if (pass->rows[r].context) // whole already
+            continue;
         for (size_t h = 0; h < info->n_kv_heads; h++) {
             struct partial to = {pass->partials.m + p, pass->partials.l + p,
                 pass->partials.o + p * dim};
@@ -310,27 +344,32 @@ over_outputs(const struct walk *walk, const struct linear *const *matrices,
     }
 }
 
-/* x += y W^T of the layer's o or down; y is the result's room. */
+/* x += y W^T of the layer's o or down, and of memory blocks beside down; y is
+ * the result's room. */
 static void
-over_residual(
-    const struct walk *walk, const struct linear *l, const float *input)
+over_residual(const struct walk *walk, const struct linear *l,
+    const float *input, bool has_bank)
 {
     struct mb_pass *pass = walk->pass;
     size_t d = l->W.n_rows;
     size_t size = tile_of(pass, &l->W);
+    if (has_bank && size < OUTPUT_TILE)
+        size = OUTPUT_TILE; // whole lines of the blocks' rows
     for (;;) {
         size_t first = team_next(pass->team) * size;
         if (first >= d)
             return;
         size_t last = first + size < d ? first + size : d;
         multiply(walk, l, input, pass->y, first, last);
+        if (has_bank)
+            bank_out(pass, walk->layer_number, first, last, walk->room);
         for (size_t r = 0; r < pass->n_rows; r++)
             pass->decoder->compute->add(
                 pass->x + r * d + first, pass->y + r * d + first, last - first);
     }
 }
 
-/* gate = silu(gate x) * (up x), tile by tile. */
+/* gate = silu(gate x) * (up x), tile by tile; memory blocks' behind. */
 static void
 over_gate(const struct walk *walk)
 {
@@ -338,10 +377,10 @@ over_gate(const struct walk *walk)
     const struct layer *l = walk->layer;
     size_t d_ff = pass->decoder->info.d_ff;
     size_t size = tile_of(pass, &l->gate.W);
-    for (;;) {
-        size_t first = team_next(pass->team) * size;
-        if (first >= d_ff)
-            return;
+    size_t n_tiles = (d_ff + size - 1) / size;
+    size_t tile = team_next(pass->team);
+    for (; tile < n_tiles; tile = team_next(pass->team)) {
+        size_t first = tile * size;
         size_t last = first + size < d_ff ? first + size : d_ff;
         multiply(walk, &l->gate, pass->normed, pass->gate, first, last);
         multiply(walk, &l->up, pass->normed, pass->up, first, last);
@@ -351,6 +390,7 @@ over_gate(const struct walk *walk)
                 gate, pass->up + r * d_ff + first, last - first, gate);
         }
     }
+    bank_in(pass, walk->layer_number, tile, n_tiles, walk->room);
 }
 
 /* ---- attention ---- */
@@ -432,14 +472,20 @@ over_pieces(const struct walk *walk)
         if (i >= pass->n_pieces)
             return;
         const struct pass_piece *piece = &pass->pieces[i];
-        if (piece->row >= pass->n_many) {
+        bool is_context = pass->rows[piece->row].context != NULL;
+        if (piece->row >= pass->n_many && !is_context) {
             attend_few(walk, piece);
             continue;
         }
         for (size_t h = 0; h < group; h += ATTENTION_MAX_ROWS) {
             size_t n =
                 group - h < ATTENTION_MAX_ROWS ? group - h : ATTENTION_MAX_ROWS;
-            attend_many(walk, piece, piece->head * group + h, n);
+            size_t head = piece->head * group + h;
+            if (is_context)
+                context_attend(
+                    pass, walk->layer_number, piece, head, n, walk->room);
+            else
+                attend_many(walk, piece, head, n);
         }
     }
 }
@@ -556,13 +602,17 @@ walk_layer(const struct walk *walk)
     over_rows(walk, step_attn_norm);
     over_outputs(walk, qkv, outputs, 3, pass->normed);
     over_rows(walk, step_turn);
+    if (pass->contexts.n_sets > 0) {
+        context_choose(pass, walk->layer_number, walk->member, walk->room);
+        team_barrier_step(pass->team, context_fetch_chosen, pass);
+    }
     over_pieces(walk);
     over_rows(walk, step_merge);
-    over_residual(walk, &l->o, pass->heads);
+    over_residual(walk, &l->o, pass->heads, false);
     over_rows(walk, step_ffn_norm);
     over_gate(walk);
     over_rows(walk, step_round_gate);
-    over_residual(walk, &l->down, pass->gate);
+    over_residual(walk, &l->down, pass->gate, pass->bank.n_spans > 0);
 }
 
 static void
@@ -577,6 +627,7 @@ walk_pass(void *arg, unsigned member)
         .pass = pass,
         .room = room,
         .slices = pass->slices + member * PASS_SPLIT_BLOCKS,
+        .member = member,
     };
     over_rows(&walk, step_embed);
     for (size_t i = 0; i < decoder->info.n_layers; i++) {

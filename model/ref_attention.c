@@ -172,5 +172,17 @@ plain_many(struct slice_shape shape, const uint8_t *slice, const float *q,
     }
 }
 
+static void
+plain_scores(size_t head_dim, const uint8_t *keys, const float *q, size_t n,
+    float *z, size_t ldz, float *room)
+{
+    struct slice_shape shape = {MB_CACHE_F16, head_dim};
+    (void)room;
+    for (size_t i = 0; i < n; i++) {
+        for (size_t r = 0; r < MB_BLOCK_ROWS; r++)
+            z[i * ldz + r] = logit(shape, keys, r, q + i * head_dim);
+    }
+}
+
 const struct attention attention_plain = {
-    "plain", attention_plain_store, plain_few, plain_many};
+    "plain", attention_plain_store, plain_few, plain_many, plain_scores};

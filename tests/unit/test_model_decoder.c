@@ -215,8 +215,12 @@ test_nll_when_asked_then_agrees_with_logits(void **state)
         nll[i] = 99;
     }
     targets[7] = -1;
-    struct mb_rows rows = {
-        seq, rig.text, N_TEXT, MB_ROWS_PREFILL, NULL, targets, nll, hidden};
+    struct mb_rows rows = {.seq = seq,
+        .tokens = rig.text,
+        .n = N_TEXT,
+        .targets = targets,
+        .nll = nll,
+        .hidden = hidden};
     assert_ok(mb_pass_run(rig.pass, &rows, 1, NULL));
     assert_true(nll[7] == 0 && nll[N_TEXT - 1] == 0);
     for (size_t i = 0; i < N_TEXT; i += 31) {
