@@ -627,13 +627,17 @@ mb_context_fork(struct mb_context *ctx, uint64_t n,
 
 /* ---- reading alone ---- */
 
-/* Tokens that the window, and a pass of max_rows rows, have room for. */
-static size_t
-fitting(const struct mb_context *ctx, size_t max_rows)
+size_t
+context_rows_for(const struct mb_context *ctx, size_t n)
+{
+    return context_rows_of(ctx->n_tokens + n) - context_rows_of(ctx->n_tokens);
+}
+
+size_t
+context_fitting(const struct mb_context *ctx, size_t max_rows)
 {
     size_t n = mb_context_room(ctx);
-    size_t rows = context_rows_of(ctx->n_tokens);
-    while (n > 1 && context_rows_of(ctx->n_tokens + n) - rows > max_rows)
+    while (n > 1 && context_rows_for(ctx, n) > max_rows)
         n--;
     return n;
 }
@@ -647,7 +651,7 @@ mb_context_read(struct mb_context *ctx, struct mb_pass *pass,
         size_t left = rows->n - at;
         size_t n;
         st = mb_context_commit(ctx, err);
-        n = fitting(ctx, pass->max_rows);
+        n = context_fitting(ctx, pass->max_rows);
         n = n < left ? n : left;
         struct mb_rows item = {
             .context = ctx,

@@ -119,6 +119,10 @@ mb_status context_fetch(
     struct mb_context *ctx, uint64_t ordinal, struct mb_error *err);
 /* The pass is over: forget what was fetched. */
 void context_release(struct mb_context *ctx);
+/* Rows that the next n tokens take; how many tokens fit into so many rows and
+ * the window (one at least, if the window has room). */
+size_t context_rows_for(const struct mb_context *ctx, size_t n);
+size_t context_fitting(const struct mb_context *ctx, size_t max_rows);
 /* Take over tokens whose rows a pass has computed. */
 void context_took(struct mb_context *ctx, const mb_token_id *tokens, size_t n);
 

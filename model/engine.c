@@ -40,6 +40,8 @@ rows_needed(const struct mb_engine *e, const struct mb_engine_request *q)
 {
     size_t rows = q->n;
 
+    if (q->context != NULL) // it has its own
+        return 0;
     if (q->task == MB_TASK_GENERATE)
         rows += q->max_tokens - 1;
     return rows < e->window ? rows : e->window;
@@ -84,6 +86,18 @@ finish_running(struct mb_engine *e, size_t i)
     request_free(r);
 }
 
+/* May it use its context now, and is there room for a token? */
+static mb_status
+open_context(const struct mb_engine *e, struct request *r)
+{
+    for (size_t i = 0; i < e->n_running; i++) {
+        if (e->running[i] != r && e->running[i]->q.context == r->q.context)
+            return mb_error_set(
+                &r->err, MB_ERR_BUSY, "another request is using the context");
+    }
+    return mb_context_commit(r->q.context, &r->err);
+}
+
 static void
 admit(struct mb_engine *e)
 {
@@ -97,7 +111,9 @@ admit(struct mb_engine *e)
         (void)pthread_mutex_unlock(&e->lock);
         if (r == NULL)
             return;
-        r->status = mb_sequence_new(e->cache, &r->seq, &r->err);
+        r->status = r->q.context != NULL
+                        ? open_context(e, r)
+                        : mb_sequence_new(e->cache, &r->seq, &r->err);
         r->finish = MB_FINISH_STOP;
         if (r->status != MB_OK || !request_begin(e, r))
             finish_running(e, i);

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "context.h"
 #include "mb_engine.h"
 #include "stream.h"
 
@@ -127,7 +128,7 @@ MB_MUST_USE mb_status request_new(const struct mb_engine *e,
 void request_free(struct request *r);
 /* Set up its first window. False if there is nothing to read. */
 bool request_begin(const struct mb_engine *e, struct request *r);
-/* Rows that it can put into the next pass. */
+/* Rows that it can put into the next pass, landmarks of contexts included. */
 size_t request_rows_left(const struct request *r);
 /* Describe its next n rows in item; row_tokens, targets, nll and hidden are
  * room for n rows, logits for one. */

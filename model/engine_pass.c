@@ -107,11 +107,18 @@ take(struct mb_engine *e, size_t i, mb_status st, const struct mb_error *err,
     bool *ended)
 {
     struct request *r = e->shares[i].r;
+    struct mb_error commit_err = {0};
     bool done = true;
 
-    if (st == MB_OK) {
+    if (st == MB_OK)
         done = request_took(e, r, &e->items[i]);
-    } else {
+    if (st == MB_OK && r->q.context != NULL) {
+        // A segment is kept before its last token is answered.
+        st = mb_context_commit(r->q.context, &commit_err);
+        done = done || st != MB_OK;
+        err = &commit_err;
+    }
+    if (st != MB_OK) {
         r->status = st;
         r->err = *err;
     }

@@ -17,6 +17,7 @@
 #define MAX_TOKEN_BYTES 65536u /* text of one token */
 #define BYTES_A_TOKEN   1024u  /* bound of a generated text */
 #define MAX_TOKENS      ((size_t)1 << 26)
+#define MAX_GENERATED   ((size_t)1 << 20) /* into a context */
 
 const char *
 mb_finish_name(mb_finish finish)
@@ -50,7 +51,7 @@ check_generate(const struct mb_engine *e, const struct mb_engine_request *q,
 
     if (q->max_tokens == 0)
         return mb_error_set(err, MB_ERR_BAD_ARG, "max_tokens is 0");
-    if (q->n > e->window)
+    if (q->context == NULL && q->n > e->window)
         return mb_error_set(err, MB_ERR_TOO_LARGE,
             "prompt of %zu tokens, the window has room for %zu", q->n,
             e->window);
@@ -78,6 +79,17 @@ check(const struct mb_engine *e, const struct mb_engine_request *q,
     if (q->n > MAX_TOKENS)
         return mb_error_set(err, MB_ERR_TOO_LARGE,
             "%zu tokens, at most %zu are possible", q->n, MAX_TOKENS);
+    if (q->context != NULL ? q->task == MB_TASK_EMBED
+                           : q->task == MB_TASK_APPEND)
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            q->context != NULL ? "a context embeds no texts"
+                               : "no context to append to");
+    if (q->context != NULL) {
+        st = check_tokens(e, q->tokens, q->n, err);
+        if (st == MB_OK && q->task == MB_TASK_GENERATE)
+            st = check_generate(e, q, err);
+        return st;
+    }
     if (q->n_head > q->n || q->n_head >= e->window)
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "a head of %zu tokens, the window has %zu", q->n_head, e->window);
@@ -163,8 +175,12 @@ request_new(const struct mb_engine *e, const struct mb_engine_request *given,
 
     if (st != MB_OK)
         return st;
-    if (q.max_tokens > e->window)
+    if (q.context == NULL && q.max_tokens > e->window)
         q.max_tokens = e->window;
+    if (q.max_tokens > MAX_GENERATED)
+        q.max_tokens = MAX_GENERATED;
+    if (q.context != NULL)
+        q.n_head = 0;
     for (size_t i = 0; i < q.n_stops; i++) {
         string_bytes += q.stops[i].size;
     }
@@ -207,11 +223,13 @@ token_at(const struct request *r, size_t row)
 }
 
 /* Tokens that are read at all: what follows the last one is not asked for in
- * a score. */
+ * a score, but a context is to have it. */
 static size_t
 n_to_read(const struct request *r)
 {
-    return r->q.task == MB_TASK_SCORE ? r->q.n - 1 : r->q.n;
+    bool is_short = r->q.task == MB_TASK_SCORE && r->q.context == NULL;
+
+    return is_short ? r->q.n - 1 : r->q.n;
 }
 
 /* Begin a window at token `start` (not before the head's end). */
@@ -220,6 +238,8 @@ open_window(const struct mb_engine *e, struct request *r, size_t start)
 {
     size_t room = e->window - r->q.n_head;
 
+    if (r->q.context != NULL) // it takes them all
+        room = r->q.n;
     r->start = start;
     r->end = start + room;
     if (r->end > n_to_read(r))
@@ -235,7 +255,7 @@ next_window(const struct mb_engine *e, struct request *r)
     size_t room = e->window - r->q.n_head;
     size_t step = room;
 
-    if (r->q.task == MB_TASK_GENERATE)
+    if (r->q.task == MB_TASK_GENERATE || r->q.context != NULL)
         return false;
     if (r->q.task == MB_TASK_SCORE)
         step = r->q.stride > 0 ? r->q.stride : (room + 1) / 2;
@@ -264,6 +284,8 @@ request_begin(const struct mb_engine *e, struct request *r)
         (r->q.task == MB_TASK_EMBED && n <= r->q.n_context))
         return false;
     open_window(e, r, r->q.n_head);
+    if (r->q.context != NULL)
+        return true;
     if (r->q.task == MB_TASK_SCORE && r->end < r->next_score)
         return next_window(e, r);
     if (r->q.task == MB_TASK_EMBED && r->end <= r->q.n_context)
@@ -271,10 +293,26 @@ request_begin(const struct mb_engine *e, struct request *r)
     return r->n_window > 0;
 }
 
+/* Of the next n tokens of a context, how many have room in max_rows rows, now
+ * that landmarks come between them? */
+static size_t
+fitting(const struct mb_context *ctx, size_t n, size_t max_rows)
+{
+    size_t most = context_fitting(ctx, max_rows);
+
+    return n < most ? n : most;
+}
+
 size_t
 request_rows_left(const struct request *r)
 {
-    return r->decoding ? 1 : r->n_window - r->pos;
+    size_t n = r->n_window - r->pos;
+
+    if (r->decoding)
+        return 1;
+    return r->q.context != NULL
+               ? context_rows_for(r->q.context, fitting(r->q.context, n, n * 2))
+               : n;
 }
 
 void
@@ -282,11 +320,15 @@ request_fill(const struct mb_engine *e, struct request *r, size_t n,
     mb_token_id *row_tokens, mb_token_id *targets, float *nll, float *hidden,
     float *logits, struct mb_rows *item)
 {
-    bool last = r->pos + n == r->n_window;
+    bool last;
 
     (void)e;
+    if (r->q.context != NULL && !r->decoding)
+        n = fitting(r->q.context, r->n_window - r->pos, n);
+    last = r->pos + n == r->n_window;
     *item = (struct mb_rows){
         .seq = r->seq,
+        .context = r->q.context,
         .tokens = row_tokens,
         .n = n,
         .kind = r->decoding ? MB_ROWS_DECODE : MB_ROWS_PREFILL,
@@ -302,7 +344,9 @@ request_fill(const struct mb_engine *e, struct request *r, size_t n,
 
         row_tokens[i] = r->q.tokens[t];
         if (r->q.task == MB_TASK_SCORE)
-            targets[i] = t + 1 >= r->next_score ? r->q.tokens[t + 1] : -1;
+            targets[i] = t + 1 >= r->next_score && t + 1 < r->q.n
+                             ? r->q.tokens[t + 1]
+                             : -1;
     }
     if (r->q.task == MB_TASK_SCORE) {
         item->targets = targets;
@@ -395,7 +439,7 @@ take_logits(struct mb_engine *e, struct request *r, const float *logits)
         return end(r, MB_OK, MB_FINISH_STOP);
     if (r->n_out == r->q.max_tokens)
         return end(r, MB_OK, MB_FINISH_LENGTH);
-    if (mb_sequence_length(r->seq) == e->window)
+    if (r->seq != NULL && mb_sequence_length(r->seq) == e->window)
         return end(r, MB_OK, MB_FINISH_WINDOW);
     deliver(r);
     r->decoding = true;

@@ -115,7 +115,7 @@ struct mb_engine_request {
      * the next request may begin with. n_head and stride stand for nothing, and
      * no window limits n or max_tokens. mb-model uses the context, and calls
      * its source, from submit until on_done returns; a context serves one
-     * request at a time. Segments that are full are committed before on_done;
+     * request at a time, a second one gets BUSY. Segments that are full are committed before on_done;
      * a request that fails or is cancelled has read n_read tokens. NULL: the
      * text stands alone. */
     struct mb_context *context;
