@@ -115,8 +115,10 @@ struct mb_engine_request {
      * the next request may begin with. n_head and stride stand for nothing, and
      * no window limits n or max_tokens. mb-model uses the context, and calls
      * its source, from submit until on_done returns; a context serves one
-     * request at a time, a second one gets BUSY. Segments that are full are committed before on_done;
-     * a request that fails or is cancelled has read n_read tokens. NULL: the
+     * request at a time, a second one gets BUSY. Segments that are full are
+     * committed before on_done; a request that fails or is cancelled has read
+     * n_read tokens. Where blocks are chosen for whole chunks, figures depend
+     * on how passes cut the tokens, and so on other requests. NULL: the
      * text stands alone. */
     struct mb_context *context;
     /* The first n_head tokens (a bos) stand in front of each window, if the
