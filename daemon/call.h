@@ -67,6 +67,8 @@ uint64_t call_model_deadline(const struct call *c);
  * run the handler again. The call is handed over by it: nothing of it may be
  * touched after. */
 void call_ask(struct call *c, struct call_answers *answers);
+/* Run the handler of a call that was handed over once more, on a worker. */
+void call_again(struct call *c);
 /* Where key stands in answers; SIZE_MAX if nowhere. */
 size_t call_answer(const struct call_answers *answers, uint64_t key);
 /* Submit op for a call that is handed over; c->write_result writes the reply.

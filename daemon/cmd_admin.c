@@ -6,6 +6,7 @@
  * Threads: a worker or mb-io. */
 #include "anchor.h"
 #include "cmd_read.h"
+#include "contexts.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -179,6 +180,7 @@ struct numbers {
     struct mb_store_stats store;
     struct server_stats server;
     struct mb_engine_stats model;
+    struct contexts_stats contexts;
     uint64_t jobs_active;
     uint64_t jobs_failed;
     uint64_t embedding_bytes;
@@ -288,6 +290,16 @@ static const struct gauge gauges[] = {
         N(model.cache_max_blocks), false, "Blocks that there may be."},
     {"engine", "pass_bytes", "model_pass_bytes", false, N(model.pass_bytes),
         false, "Memory of buffers for passes."},
+    {"contexts", "open", "contexts_open", false, N(contexts.n_open), false,
+        "Long contexts in memory."},
+    {"contexts", "bytes", "contexts_bytes", false, N(contexts.bytes), false,
+        "Memory of their windows and tables of landmarks."},
+    {"contexts", "max_bytes", "contexts_max_bytes", false,
+        N(contexts.max_bytes), false, "The same at most (context_memory)."},
+    {"contexts", "opened", "contexts_opened_total", true,
+        N(contexts.n_opened), false, "Read from the store since the start."},
+    {"contexts", "evicted", "contexts_evicted_total", true,
+        N(contexts.n_closed), false, "Closed to make room."},
     {"jobs", "active", "jobs_active", false, N(jobs_active), false,
         "Jobs that run or wait."},
     {"jobs", "failed", "jobs_failed_total", true, N(jobs_failed), false,
@@ -319,6 +331,7 @@ gather(struct call *c, struct numbers *x)
     server_stats(d->server, &x->server);
     if (reader_absence(d->reader) == NULL)
         mb_engine_stats(reader_engine(d->reader), &x->model);
+    contexts_stats(d->contexts, &x->contexts);
     jobs_counts(d->jobs, &x->jobs_active, &x->jobs_failed);
     embedder_stats(d->embedder, &x->embedding_bytes, &x->n_embeddings);
     dispatch_depth(d->dispatch, &n_quick, &n_bulk);

@@ -8,6 +8,7 @@
  * Threads: a worker, then mb-model. */
 #include "cmd_read.h"
 #include "memory.h"
+#include "sampling.h"
 
 #include <float.h>
 #include <string.h>
@@ -62,8 +63,8 @@ small_part(double p)
     return p > 0 && p < (double)FLT_MIN ? FLT_MIN : (float)p;
 }
 
-static mb_status
-read_sampling(struct call *c, struct mb_sampling *out)
+mb_status
+call_read_sampling(struct call *c, struct mb_sampling *out)
 {
     const struct mb_value *args = c->args;
     struct mb_error *err = &c->err;
@@ -102,8 +103,9 @@ read_sampling(struct call *c, struct mb_sampling *out)
     return MB_OK;
 }
 
-static mb_status
-read_stops(struct call *c, struct generation *g)
+mb_status
+call_read_stops(
+    struct call *c, struct mb_slice stops[MB_ENGINE_MAX_STOPS], size_t *n_stops)
 {
     const struct mb_value *stop = mb_value_get(c->args, "stop");
     const struct mb_value *items = stop;
@@ -123,9 +125,9 @@ read_stops(struct call *c, struct generation *g)
         if (items[i].type != MB_TYPE_STR)
             return mb_error_set(
                 &c->err, MB_ERR_BAD_ARG, "stop: item %zu is not a string", i);
-        g->stops[i] = items[i].s;
+        stops[i] = items[i].s;
     }
-    g->n_stops = n;
+    *n_stops = n;
     return MB_OK;
 }
 
@@ -275,10 +277,9 @@ pack_prompt(struct call *c, struct worker *w, struct generation *g,
 
 /* ---- replies ---- */
 
-/* "ids" and "logprobs". */
-static void
-write_tokens(struct mb_writer *w, const mb_token_id *ids, const float *logprobs,
-    size_t n)
+void
+call_write_tokens(struct mb_writer *w, const mb_token_id *ids,
+    const float *logprobs, size_t n)
 {
     mb_write_cstr(w, "ids");
     mb_write_array(w, n);
@@ -304,7 +305,7 @@ on_piece(void *arg, const struct mb_engine_piece *piece)
     mb_write_map(&c->w, g->logprobs ? 3 : 1);
     mb_write_kv_str(&c->w, "text", piece->text);
     if (g->logprobs)
-        write_tokens(&c->w, piece->tokens, piece->logprobs, piece->n);
+        call_write_tokens(&c->w, piece->tokens, piece->logprobs, piece->n);
     if (!call_send_part(c))
         mb_engine_cancel(reader_engine(c->d->reader), g->id);
 }
@@ -322,7 +323,7 @@ write_result(struct generation *g, const struct mb_engine_result *r)
     mb_write_kv_cstr(w, "finish", mb_finish_name(r->finish));
     mb_write_raw(w, mb_buffer_slice(&g->used));
     if (g->logprobs)
-        write_tokens(w, r->tokens, r->logprobs, r->n_tokens);
+        call_write_tokens(w, r->tokens, r->logprobs, r->n_tokens);
     mb_write_kv_uint(w, "seed", g->seed);
     mb_write_kv_uint(w, "wait_us", r->wait_us);
     mb_write_kv_uint(w, "took_us", r->total_us);
@@ -370,9 +371,9 @@ submit(struct call *c, struct worker *w, struct generation *g, bool *later)
 
     mb_buffer_init(&tokens, MAX_TOKEN_BYTES);
     if (st == MB_OK)
-        st = read_sampling(c, &q.sampling);
+        st = call_read_sampling(c, &q.sampling);
     if (st == MB_OK)
-        st = read_stops(c, g);
+        st = call_read_stops(c, g->stops, &g->n_stops);
     if (st == MB_OK)
         st = pack_prompt(c, w, g, (size_t)max_tokens, &tokens);
     if (st == MB_OK && !g->asks && tokens.size == 0)

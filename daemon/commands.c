@@ -106,12 +106,51 @@ const struct command commands[] = {
         {"stop", ARG_STR | ARG_ARRAY, false},
         {"stream", ARG_BOOL, false},
         {"logprobs", ARG_BOOL, false}}},
-    {"context.open", NULL, COMMAND_WRITE, {{0}}},
-    {"context.append", NULL, COMMAND_BULK, {{0}}},
-    {"context.score", NULL, COMMAND_READ, {{0}}},
-    {"context.generate", NULL, COMMAND_READ, {{0}}},
-    {"context.close", NULL, COMMAND_WRITE, {{0}}},
-    {"context.list", NULL, COMMAND_READ, {{0}}},
+    {"context.open", cmd_context_open, COMMAND_BULK, {
+        {"name", ARG_STR, true},
+        {"settings", ARG_MAP, false},
+        {"quota", ARG_INT, false},
+        {"create", ARG_BOOL, false}}},
+    {"context.append", cmd_context_append, COMMAND_MODEL, {
+        {"name", ARG_STR, true},
+        {"text", ARG_STR, true},
+        {"at", ARG_INT, false}}},
+    {"context.score", cmd_context_score, COMMAND_MODEL, {
+        {"name", ARG_STR, true},
+        {"text", ARG_STR, true},
+        {"keep", ARG_BOOL, false},
+        {"per_token", ARG_BOOL, false},
+        {"at", ARG_INT, false}}},
+    {"context.generate", cmd_context_generate, COMMAND_MODEL, {
+        {"name", ARG_STR, true},
+        {"text", ARG_STR, false},
+        {"keep", ARG_BOOL, false},
+        {"at", ARG_INT, false},
+        {"max_tokens", ARG_INT, false},
+        {"temperature", ARG_NUM, false},
+        {"top_k", ARG_INT, false},
+        {"top_p", ARG_NUM, false},
+        {"min_p", ARG_NUM, false},
+        {"repeat_penalty", ARG_NUM, false},
+        {"repeat_window", ARG_INT, false},
+        {"seed", ARG_INT, false},
+        {"stop", ARG_STR | ARG_ARRAY, false},
+        {"stream", ARG_BOOL, false},
+        {"logprobs", ARG_BOOL, false}}},
+    {"context.fork", cmd_context_fork, COMMAND_WRITE, {
+        {"name", ARG_STR, true},
+        {"to", ARG_STR, true},
+        {"at", ARG_INT, false},
+        {"quota", ARG_INT, false}}},
+    {"context.truncate", cmd_context_truncate, COMMAND_WRITE, {
+        {"name", ARG_STR, true},
+        {"at", ARG_INT, true}}},
+    {"context.list", cmd_context_list, COMMAND_READ, {
+        {"name", ARG_STR, false}}},
+    {"context.close", cmd_context_close, COMMAND_WRITE, {
+        {"name", ARG_STR, true}}},
+    {"context.delete", cmd_context_delete, COMMAND_WRITE, {
+        {"name", ARG_STR, true}}},
     {"bank.build", NULL, COMMAND_WRITE, {{0}}},
     {"bank.train", NULL, COMMAND_WRITE, {{0}}},
     {"bank.status", NULL, COMMAND_READ, {{0}}},
@@ -422,6 +461,14 @@ run_call(void *arg, struct worker *w)
         daemon_arena_give(d, arena);
 }
 
+void
+call_again(struct call *c)
+{
+    c->task.fn = run_call;
+    c->task.arg = c;
+    dispatch_post(c->d->dispatch, false, &c->task);
+}
+
 /* On mb-model. */
 static void
 on_answers(void *arg, struct batch *b, mb_status st, const struct mb_error *err)
@@ -433,9 +480,7 @@ on_answers(void *arg, struct batch *b, mb_status st, const struct mb_error *err)
         call_finish(c, st, err);
         return;
     }
-    c->task.fn = run_call;
-    c->task.arg = c;
-    dispatch_post(c->d->dispatch, false, &c->task);
+    call_again(c);
 }
 
 void

@@ -79,5 +79,14 @@ COMMAND_HANDLER(cmd_query);
 COMMAND_HANDLER(cmd_embed);
 COMMAND_HANDLER(cmd_score);
 COMMAND_HANDLER(cmd_generate);
+COMMAND_HANDLER(cmd_context_open);
+COMMAND_HANDLER(cmd_context_append);
+COMMAND_HANDLER(cmd_context_score);
+COMMAND_HANDLER(cmd_context_generate);
+COMMAND_HANDLER(cmd_context_fork);
+COMMAND_HANDLER(cmd_context_truncate);
+COMMAND_HANDLER(cmd_context_list);
+COMMAND_HANDLER(cmd_context_close);
+COMMAND_HANDLER(cmd_context_delete);
 
 #endif

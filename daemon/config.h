@@ -49,6 +49,10 @@ struct config {
     uint64_t model_timeout; /* seconds */
     uint64_t cache_rows;
     uint64_t cache_type; /* mb_cache_type */
+    /* long contexts */
+    uint64_t context_memory; /* bytes, of those that are open */
+    uint64_t context_quota;  /* bytes of one, unless its own is said */
+    uint64_t context_bytes;  /* of all; 0: no limit */
     /* limits */
     uint64_t max_message_bytes;
     uint64_t max_client_requests;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "commands.h"
+#include "contexts.h"
 
 #define MAX_ARENA_BYTES  ((size_t)512 << 20)
 #define MAX_KEPT_BYTES   ((size_t)1 << 20) /* larger arenas are given back */
@@ -195,8 +196,9 @@ open_parts(struct daemon *d, struct mb_error *err)
     d->indexer = indexer_new(&(struct indexer_options){
         d->store, d->tokenizer, d->embedder, d->dispatch});
     d->jobs = jobs_new(d);
+    d->contexts = contexts_new(d);
     if (d->arenas == NULL || d->stats == NULL || d->embedder == NULL ||
-        d->indexer == NULL || d->jobs == NULL)
+        d->indexer == NULL || d->jobs == NULL || d->contexts == NULL)
         return mb_error_set(err, MB_ERR_NOMEM, "start");
     st = server_open(cfg, &handler, &d->server, err);
     if (st == MB_OK)
@@ -257,6 +259,7 @@ daemon_close(struct daemon *d)
     if (d->reader != NULL)
         reader_stop(d->reader);
     dispatch_free(d->dispatch);
+    contexts_free(d->contexts); // waits for what it wrote
     mb_store_close(d->store);
     server_close(d->server);
     jobs_free(d->jobs);

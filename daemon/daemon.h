@@ -24,6 +24,7 @@
 #define DAEMON_PROTOCOL 1
 
 struct arenas;
+struct contexts;
 
 struct daemon {
     /* The settings in force; replaced as a whole by daemon_reload, and old
@@ -42,6 +43,7 @@ struct daemon {
     struct jobs *jobs;
     struct stats *stats; /* a counter for each command */
     struct arenas *arenas;
+    struct contexts *contexts;
     struct server *server;
     struct worker io_worker; /* for requests answered on mb-io */
     uint64_t started_ns;

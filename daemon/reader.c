@@ -176,6 +176,12 @@ reader_file(const struct reader *r)
     return slash != NULL ? slash + 1 : r->path;
 }
 
+const struct mb_decoder *
+reader_decoder(const struct reader *r)
+{
+    return r->decoder;
+}
+
 const struct mb_decoder_info *
 reader_info(const struct reader *r)
 {

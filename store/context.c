@@ -587,10 +587,27 @@ mb_store_context_kv(struct mb_snapshot *snap,
     return MB_OK;
 }
 
+/* Halves of a row of a tail; false if it is damaged. */
+bool
+context_tail_decode(struct mb_slice row, const struct mb_stored_context *ctx,
+    struct mb_slice *kv, struct mb_slice *sum)
+{
+    size_t kv_bytes = ctx->shape.kv_bytes;
+
+    if (row.size < kv_bytes + TAIL_END || !record_is_sound(row))
+        return false;
+    size_t sum_bytes = mb_get_le32(row.data + row.size - TAIL_END);
+    if (sum_bytes > row.size - kv_bytes - TAIL_END)
+        return false;
+    *kv = mb_slice_of(row.data, kv_bytes);
+    *sum = mb_slice_of(row.data + kv_bytes, sum_bytes);
+    return true;
+}
+
 mb_status
 mb_store_context_tail(struct mb_snapshot *snap,
-    const struct mb_stored_context *ctx, uint32_t i, struct mb_slice *out,
-    struct mb_error *err)
+    const struct mb_stored_context *ctx, uint32_t i, struct mb_slice *kv,
+    struct mb_slice *sum, struct mb_error *err)
 {
     struct kv_key key;
     struct mb_slice val;
@@ -601,13 +618,10 @@ mb_store_context_tail(struct mb_snapshot *snap,
     if (st == MB_ERR_NOT_FOUND || (st == MB_OK && i >= ctx->tail_blocks))
         return mb_error_set(err, MB_ERR_NOT_FOUND,
             "context \"%s\": no block %u of its tail", ctx->name, (unsigned)i);
-    if (st == MB_OK && (val.size != context_kv_row(ctx->shape.kv_bytes) ||
-                           !record_is_sound(val)))
+    if (st == MB_OK && !context_tail_decode(val, ctx, kv, sum))
         return mb_error_set(err, MB_ERR_CORRUPT,
             "context \"%s\": block %u of its tail is damaged", ctx->name,
             (unsigned)i);
-    if (st == MB_OK)
-        *out = mb_slice_of(val.data, ctx->shape.kv_bytes);
     return kv_txn_explain(snap->txn, st, err);
 }
 

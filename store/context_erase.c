@@ -85,8 +85,8 @@ release_run(struct release *r, const struct mb_stored_run *lost)
 }
 
 mb_status
-context_release(struct wtxn *w, const struct mb_stored_run *lost, size_t n_lost,
-    const struct mb_stored_context *all, size_t n)
+context_rows_release(struct wtxn *w, const struct mb_stored_run *lost,
+    size_t n_lost, const struct mb_stored_context *all, size_t n)
 {
     struct release r = {.w = w, .all = all, .n = n};
     mb_status st = MB_OK;

@@ -41,7 +41,7 @@ struct op_context {
     uint32_t tail_n;
     uint32_t tail_tokens;
     int32_t carry;
-    struct mb_buffer tail; /* rows (tail_n) */
+    struct mb_buffer tail; /* (tail_n) u32 size, row */
     /* results */
     struct mb_stored_context result;
 };
@@ -189,16 +189,18 @@ static mb_status
 put_tail(
     const struct op_context *op, struct wtxn *w, struct mb_stored_context *c)
 {
-    size_t row = context_kv_row(c->shape.kv_bytes);
     uint32_t end = op->tail_first + op->tail_n;
     mb_status st = MB_OK;
+    size_t at = 0;
 
     for (uint32_t i = 0; i < op->tail_n && st == MB_OK; i++) {
+        size_t row = mb_get_le32(op->tail.data + at);
         struct kv_key key;
 
         context_tail_key(&key, c->id, op->tail_first + i);
         st = kv_put(w->txn, KV_CONTEXTS, kv_key_slice(&key),
-            mb_slice_of(op->tail.data + i * row, row));
+            mb_slice_of(op->tail.data + at + 4, row));
+        at += 4 + row;
     }
     if (st == MB_OK)
         st = del_tail(w, c->id, end, c->tail_blocks);
@@ -338,6 +340,30 @@ check_kv(
         (unsigned)c->shape.kv_bytes);
 }
 
+/* Size and row of a block of a tail behind those in `out`. */
+static mb_status
+encode_tail(struct mb_buffer *out, struct mb_slice kv, struct mb_slice sum)
+{
+    size_t row = kv.size + sum.size + TAIL_END;
+
+    if (row < KV_MIN_ROW)
+        row = KV_MIN_ROW;
+    mb_status st = mb_buffer_reserve(out, 4 + row);
+    if (st != MB_OK)
+        return st;
+    uint8_t *p = out->data + out->size;
+    mb_put_le32(p, (uint32_t)row);
+    p += 4;
+    memset(p, 0, row);
+    memcpy(p, kv.data, kv.size);
+    if (sum.size > 0)
+        memcpy(p + kv.size, sum.data, sum.size);
+    mb_put_le32(p + row - TAIL_END, (uint32_t)sum.size);
+    record_seal(p, row);
+    out->size += 4 + row;
+    return MB_OK;
+}
+
 static mb_status
 set_tail(struct op_context *op, const struct mb_stored_context *c,
     const struct mb_stored_tail *tail, struct mb_error *err)
@@ -357,7 +383,7 @@ set_tail(struct op_context *op, const struct mb_stored_context *c,
     for (uint32_t i = 0; i < tail->n && st == MB_OK; i++) {
         st = check_kv(c, tail->kv[i], err);
         if (st == MB_OK)
-            st = encode_kv(&op->tail, tail->kv[i]);
+            st = encode_tail(&op->tail, tail->kv[i], tail->sum[i]);
     }
     op->base.bytes += op->tail.size;
     return st;
@@ -747,7 +773,7 @@ release(struct op_context *op, struct wtxn *w, const struct mb_stored_run *lost,
         return MB_OK;
     mb_status st = context_read_all(w->txn, op->arena, &all, &n, err);
     if (st == MB_OK)
-        st = context_release(w, lost, n_lost, all, n);
+        st = context_rows_release(w, lost, n_lost, all, n);
     return st;
 }
 

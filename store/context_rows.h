@@ -48,6 +48,11 @@ void context_sum_key(struct kv_key *key, uint64_t strip, uint32_t block);
 void context_kv_key(struct kv_key *key, uint64_t strip, uint32_t block);
 void context_name_key(struct kv_key *key, struct mb_slice name);
 void context_erase_key(struct kv_key *key, uint64_t strip, uint32_t first);
+/* Bytes at the end of a row of a tail: size of the sum u32, checksum. */
+#define TAIL_END (4 + RECORD_CHECKSUM)
+bool context_tail_decode(struct mb_slice row,
+    const struct mb_stored_context *ctx, struct mb_slice *kv,
+    struct mb_slice *sum);
 /* Bytes of a row of keys and values, checksum included. */
 size_t context_kv_row(size_t kv_bytes);
 
@@ -93,7 +98,7 @@ MB_MUST_USE mb_status context_meta_u64(
 
 /* After a context has lost `lost`: note for erasing what none of all (n) names.
  * Those of `all` are as they are from now on. */
-MB_MUST_USE mb_status context_release(struct wtxn *w,
+MB_MUST_USE mb_status context_rows_release(struct wtxn *w,
     const struct mb_stored_run *lost, size_t n_lost,
     const struct mb_stored_context *all, size_t n);
 /* Is anything noted? */

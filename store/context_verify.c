@@ -78,6 +78,8 @@ check_own(struct check *k, struct mb_slice key, struct mb_slice val)
 {
     uint64_t id = mb_get_be64(key.data);
     const struct mb_stored_context *c = NULL;
+    struct mb_slice kv;
+    struct mb_slice sum;
 
     for (size_t i = 0; i < k->n; i++) {
         if (k->all[i].id == id)
@@ -89,7 +91,7 @@ check_own(struct check *k, struct mb_slice key, struct mb_slice val)
         verify_broken(k->v, KV_CONTEXTS, key, "damaged: %zu bytes", val.size);
     else if (key.data[8] == CONTEXT_ROW_TAIL &&
              (key.size != 13 || mb_get_be32(key.data + 9) >= c->tail_blocks ||
-                 val.size != context_kv_row(c->shape.kv_bytes)))
+                 !context_tail_decode(val, c, &kv, &sum)))
         verify_broken(k->v, KV_CONTEXTS, key,
             "block of a tail of %u, %zu bytes", (unsigned)c->tail_blocks,
             val.size);

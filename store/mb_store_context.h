@@ -116,11 +116,11 @@ MB_MUST_USE mb_status mb_store_context_scan(struct mb_snapshot *snap,
 MB_MUST_USE mb_status mb_store_context_kv(struct mb_snapshot *snap,
     const struct mb_stored_context *ctx, uint32_t block, struct mb_slice *out,
     struct mb_error *err);
-/* A block of the tail, by its place in it: a view, 16-aligned. Errors: NOT_FOUND,
- * CORRUPT (checksum, too). */
+/* A block of the tail, by its place in it: views, the keys and values 16-aligned.
+ * Errors: NOT_FOUND, CORRUPT (checksum, too). */
 MB_MUST_USE mb_status mb_store_context_tail(struct mb_snapshot *snap,
-    const struct mb_stored_context *ctx, uint32_t i, struct mb_slice *out,
-    struct mb_error *err);
+    const struct mb_stored_context *ctx, uint32_t i, struct mb_slice *kv,
+    struct mb_slice *sum, struct mb_error *err);
 /* Of one block, for who looks. Errors: NOT_FOUND, CORRUPT. */
 MB_MUST_USE mb_status mb_store_context_sum(struct mb_snapshot *snap,
     const struct mb_stored_context *ctx, uint32_t block,
@@ -148,7 +148,8 @@ struct mb_stored_block {
  * already, then come n more, and no others. */
 struct mb_stored_tail {
     uint32_t first;
-    const struct mb_slice *kv; /* (n) of kv_bytes each */
+    const struct mb_slice *kv;  /* (n) of kv_bytes each */
+    const struct mb_slice *sum; /* (n) */
     uint32_t n;
     uint32_t n_tokens; /* of all its blocks */
     int32_t carry;

@@ -329,11 +329,14 @@ test_tail_when_kept_then_replaced_and_gone(void **state)
 {
     struct test_store *t = *state;
     struct mb_slice kv[2];
+    const struct mb_slice sums[2] = {
+        mb_slice_cstr("one"), mb_slice_cstr("and two")};
     struct mb_stored_tail tail = {
-        .kv = kv, .n = 2, .n_tokens = 70, .carry = 42};
+        .kv = kv, .sum = sums, .n = 2, .n_tokens = 70, .carry = 42};
     struct mb_stored_append a = {.tail = &tail};
     struct mb_snapshot *snap;
     struct mb_slice got;
+    struct mb_slice sum;
     struct mb_op *op;
 
     create(t, "book", 0);
@@ -349,8 +352,12 @@ test_tail_when_kept_then_replaced_and_gone(void **state)
 
     // One more behind the first.
     kv[0] = bytes_of(t, 3, KV_BYTES);
-    tail = (struct mb_stored_tail){
-        .first = 1, .kv = kv, .n = 1, .n_tokens = 80, .carry = 43};
+    tail = (struct mb_stored_tail){.first = 1,
+        .kv = kv,
+        .sum = &sums[1],
+        .n = 1,
+        .n_tokens = 80,
+        .carry = 43};
     assert_ok(mb_op_context_append_new(&a, &op, &t->err));
     assert_ok(test_apply(t, op));
     test_store_reopen(t);
@@ -358,12 +365,13 @@ test_tail_when_kept_then_replaced_and_gone(void **state)
     assert_int_equal(2, c.tail_blocks);
     assert_int_equal(80, c.n_tail);
     assert_ok(mb_snapshot_begin(t->store, &snap, NULL));
-    assert_ok(mb_store_context_tail(snap, &c, 0, &got, NULL));
+    assert_ok(mb_store_context_tail(snap, &c, 0, &got, &sum, NULL));
     assert_true(mb_slice_equal(bytes_of(t, 1, KV_BYTES), got));
-    assert_ok(mb_store_context_tail(snap, &c, 1, &got, NULL));
+    assert_ok(mb_store_context_tail(snap, &c, 1, &got, &sum, NULL));
     assert_true(mb_slice_equal(bytes_of(t, 3, KV_BYTES), got));
+    assert_true(mb_slice_equal(mb_slice_cstr("and two"), sum));
     assert_int_equal(
-        MB_ERR_NOT_FOUND, mb_store_context_tail(snap, &c, 2, &got, NULL));
+        MB_ERR_NOT_FOUND, mb_store_context_tail(snap, &c, 2, &got, &sum, NULL));
     mb_snapshot_end(snap);
     test_verify(t);
 

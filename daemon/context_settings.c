@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * daemon/context_settings.c - how a context is read.
+ *
+ * Settings are chosen when a context is made and kept with it as a msgpack map:
+ * its blocks are what they are because of them. One table of words makes the
+ * parser and the writer.
+ * Threads: any. */
+#include <string.h>
+
+#include "contexts.h"
+
+static const char *const types[] = {"f16", "q8_0", "f32", NULL};
+static const char *const selects[] = {
+    "row_head", "row_group", "row", "chunk", NULL};
+
+#define DEFAULT_K       4
+#define DEFAULT_SEGMENT 4
+
+void
+context_settings_default(const struct reader *r, struct context_settings *out)
+{
+    size_t blocks = reader_info(r)->n_ctx / MB_BLOCK_ROWS;
+
+    // A row sees k + 1 blocks and its window; positions beyond those of the
+    // training are noise to the model.
+    *out =
+        (struct context_settings){.k = DEFAULT_K, .segment = DEFAULT_SEGMENT};
+    while (out->k + 1 + out->segment > blocks && out->k > 1) {
+        if (out->segment >= out->k + 1)
+            out->segment--;
+        else
+            out->k--;
+    }
+}
+
+static mb_status
+read_word(const struct mb_value *map, const char *key, const char *const *words,
+    unsigned *out, struct mb_error *err)
+{
+    struct mb_slice word;
+    mb_status st;
+
+    if (mb_value_get(map, key) == NULL)
+        return MB_OK;
+    st = mb_arg_str(map, key, true, &word, err);
+    for (unsigned i = 0; st == MB_OK && words[i] != NULL; i++) {
+        if (mb_slice_equal(word, mb_slice_cstr(words[i]))) {
+            *out = i;
+            return MB_OK;
+        }
+    }
+    return st != MB_OK
+               ? st
+               : mb_error_set(err, MB_ERR_BAD_ARG,
+                     "settings: %s may be %s, %s, %s%s%s", key, words[0],
+                     words[1], words[2], words[3] != NULL ? ", " : "",
+                     words[3] != NULL ? words[3] : "");
+}
+
+mb_status
+context_settings_read(const struct mb_value *map, struct context_settings *out,
+    struct mb_error *err)
+{
+    unsigned type = (unsigned)out->type;
+    unsigned prefill = (unsigned)out->prefill;
+    unsigned decode = (unsigned)out->decode;
+    mb_status st =
+        mb_arg_u64(map, "k", out->k, 0, MB_CONTEXT_MAX_K, &out->k, err);
+
+    if (st == MB_OK)
+        st = mb_arg_u64(map, "segment", out->segment, 1, MB_CONTEXT_MAX_SEGMENT,
+            &out->segment, err);
+    if (st == MB_OK)
+        st = mb_arg_bool(map, "tail", out->tail, &out->tail, err);
+    if (st == MB_OK)
+        st = read_word(map, "kv", types, &type, err);
+    if (st == MB_OK)
+        st = read_word(map, "prefill", selects, &prefill, err);
+    if (st == MB_OK)
+        st = read_word(map, "decode", selects, &decode, err);
+    out->type = (mb_cache_type)type;
+    out->prefill = (mb_select)prefill;
+    out->decode = (mb_select)decode;
+    return st;
+}
+
+void
+context_settings_write(struct mb_writer *w, const struct context_settings *s)
+{
+    mb_write_map(w, 6);
+    mb_write_kv_uint(w, "k", s->k);
+    mb_write_kv_uint(w, "segment", s->segment);
+    mb_write_kv_cstr(w, "kv", types[s->type]);
+    mb_write_kv_bool(w, "tail", s->tail);
+    mb_write_kv_cstr(w, "prefill", selects[s->prefill]);
+    mb_write_kv_cstr(w, "decode", selects[s->decode]);
+}
+
+mb_status
+context_settings_parse(struct mb_slice msgpack, struct mb_arena *arena,
+    struct context_settings *out, struct mb_error *err)
+{
+    const struct mb_value *map;
+    mb_status st = mb_wire_parse(msgpack, NULL, true, arena, &map, err);
+
+    memset(out, 0, sizeof *out);
+    out->segment = DEFAULT_SEGMENT;
+    if (st == MB_OK && map->type != MB_TYPE_MAP)
+        st = mb_error_set(err, MB_ERR_CORRUPT, "settings are no map");
+    return st == MB_OK ? context_settings_read(map, out, err) : st;
+}
+
+/* The token that closes a block. */
+static mb_token_id
+find_landmark(const struct reader *r)
+{
+    const struct mb_tokenizer *tok = reader_tokenizer(r);
+    size_t n = mb_tokenizer_n_vocab(tok);
+
+    for (size_t i = 0; i < n; i++) {
+        if (mb_slice_equal(mb_tokenizer_piece(tok, (mb_token_id)i),
+                mb_slice_cstr("<landmark>")))
+            return (mb_token_id)i;
+    }
+    return -1;
+}
+
+mb_status
+context_options(struct reader *r, const struct context_settings *s,
+    struct mb_context_options *out, struct mb_error *err)
+{
+    mb_token_id landmark = find_landmark(r);
+
+    if (landmark < 0)
+        return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
+            "context: model %s has no token <landmark>: contexts need a model "
+            "that was trained with landmarks",
+            reader_file(r));
+    *out = (struct mb_context_options){
+        .landmark = landmark,
+        .type = s->type,
+        .segment_blocks = (size_t)s->segment,
+        .tail = s->tail,
+        .modes = {.k = s->k == 0 ? MB_CONTEXT_NONE : (size_t)s->k,
+            .prefill = s->prefill,
+            .decode = s->decode,
+            .tail = s->tail ? MB_TAIL_MEAN : MB_TAIL_NONE},
+    };
+    reader_fingerprint(r, out->weights);
+    return MB_OK;
+}
+
+void
+context_shape(struct reader *r, const struct mb_context_options *opt,
+    struct mb_stored_shape *out)
+{
+    const struct mb_decoder_info *info = reader_info(r);
+
+    *out = (struct mb_stored_shape){
+        .block_tokens = MB_CONTEXT_BLOCK_TOKENS,
+        .n_layers = (uint32_t)info->n_layers,
+        .n_kv_heads = (uint32_t)info->n_kv_heads,
+        .head_dim = (uint32_t)info->head_dim,
+        .kv_type = (uint32_t)opt->type,
+        .kv_bytes = (uint32_t)mb_context_block_bytes(reader_decoder(r), opt),
+    };
+    memcpy(out->fingerprint, opt->weights, sizeof out->fingerprint);
+}
