@@ -4,7 +4,7 @@
  * A record's header has a checksum of its own, so that an attach need not read
  * the weights; the weights' checksum stands in the header and is looked at by
  * verify alone. Threads: stateless. */
-#include "bank.h"
+#include "bank_block.h"
 
 #include "mb_gguf_write.h"
 

@@ -6,7 +6,7 @@
  * taken for up to four rows of activations; for more rows the weights of a tile
  * are unpacked to floats once. Every sum runs over j in order with one fused
  * step each, whatever goes beside it, so tiles and batch mates do not show. */
-#include "bank.h"
+#include "bank_block.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 

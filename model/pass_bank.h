@@ -9,7 +9,7 @@
 #ifndef MB_MODEL_PASS_BANK_H
 #define MB_MODEL_PASS_BANK_H
 
-#include "bank.h"
+#include "bank_block.h"
 
 struct mb_pass;
 

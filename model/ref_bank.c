@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * model/ref_bank.c - the plain twin of bank_x86.c: no intrinsics. Sums are
  * double, as in ref_compute.c. */
-#include "bank.h"
+#include "bank_block.h"
 
 #include <string.h>
 
