@@ -280,8 +280,10 @@ few_quantised(const struct tensor *W, size_t first, size_t last,
 
 /* ---- floats ---- */
 
-/* Outputs that go together, for one, two and four rows: eight sums at most. */
-#define FLOAT_OUTPUTS 4
+/* Rows of W that go together are several streams, which the hardware follows
+ * worse than one: so lines behind them all are asked for in the order in which
+ * they lie, this far ahead. */
+#define FLOAT_AHEAD_BYTES 8192u
 
 /* m outputs of n rows, both constants, m * n <= 8; one sum of eight lanes for
  * each. */
@@ -290,20 +292,21 @@ float_tile(tensor_type type, const struct tensor *W, size_t o, size_t m,
     const float *x, size_t ldx, size_t n, float *y, size_t ldy)
 {
     const uint8_t *w = W->data + o * W->row_bytes;
-    size_t ahead = FLOAT_OUTPUTS * W->row_bytes;
+    const size_t step = m * (type == TENSOR_F32 ? 32 : 16); // bytes
+    const char *ahead = (const char *)w + FLOAT_AHEAD_BYTES;
     size_t k = 0;
     __m256 acc[8];
 #pragma GCC unroll 8
     for (size_t i = 0; i < m * n; i++)
         acc[i] = _mm256_setzero_ps();
-    for (; k + 8 <= W->n_cols; k += 8) {
+    for (; k + 8 <= W->n_cols; k += 8, ahead += step) {
+#pragma GCC unroll 2
+        for (size_t i = 0; i < step; i += 64)
+            _mm_prefetch(ahead + i, _MM_HINT_T0);
 #pragma GCC unroll 4
         for (size_t j = 0; j < m; j++) {
             const uint8_t *row = w + j * W->row_bytes;
             __m256 v = load_floats(type, row, k);
-            _mm_prefetch(
-                (const char *)row + ahead + k * (type == TENSOR_F32 ? 4 : 2),
-                _MM_HINT_T0);
 #pragma GCC unroll 4
             for (size_t i = 0; i < n; i++)
                 acc[j * n + i] = _mm256_fmadd_ps(
