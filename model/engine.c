@@ -293,6 +293,7 @@ make_room(struct mb_engine *e, struct mb_error *err)
     e->given = mb_calloc(running, sizeof *e->given);
     e->ended = mb_calloc(running, sizeof *e->ended);
     e->items = mb_calloc(running, sizeof *e->items);
+    e->paths = mb_calloc(running, sizeof *e->paths);
     e->running = mb_calloc(running, sizeof(struct request *));
     e->row_tokens = mb_calloc(rows, sizeof *e->row_tokens);
     e->targets = mb_calloc(rows, sizeof *e->targets);
@@ -300,9 +301,9 @@ make_room(struct mb_engine *e, struct mb_error *err)
     e->hidden = mb_calloc(rows, e->dim * sizeof *e->hidden);
     e->logits = mb_calloc(running, e->n_vocab * sizeof *e->logits);
     if (e->shares == NULL || e->given == NULL || e->ended == NULL ||
-        e->items == NULL || e->running == NULL || e->row_tokens == NULL ||
-        e->targets == NULL || e->nll == NULL || e->hidden == NULL ||
-        e->logits == NULL)
+        e->items == NULL || e->paths == NULL || e->running == NULL ||
+        e->row_tokens == NULL || e->targets == NULL || e->nll == NULL ||
+        e->hidden == NULL || e->logits == NULL)
         return mb_error_set(err, MB_ERR_NOMEM, "engine of %zu rows", rows);
     return MB_OK;
 }
@@ -408,6 +409,7 @@ mb_engine_free(struct mb_engine *e)
     mb_free(e->given);
     mb_free(e->ended);
     mb_free(e->items);
+    mb_free(e->paths);
     mb_free(e->running);
     mb_free(e->row_tokens);
     mb_free(e->targets);

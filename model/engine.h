@@ -87,6 +87,7 @@ struct mb_engine {
     size_t *given;         /* (max_running) rows of each in the next pass */
     bool *ended;           /* (max_running) */
     struct mb_rows *items; /* (max_running) */
+    struct mb_bank_path *paths; /* (max_running) lent for the pass */
     size_t n_items;
     mb_token_id *row_tokens; /* (max_rows) */
     mb_token_id *targets;    /* (max_rows) */

@@ -101,31 +101,98 @@ plan(struct mb_engine *e, size_t *given)
     }
 }
 
+/* The request ends with this turn. */
+static void
+mark_ended(const struct mb_engine *e, const struct request *r, bool *ended)
+{
+    for (size_t k = 0; k < e->n_running; k++) {
+        if (e->running[k] == r)
+            ended[k] = true;
+    }
+}
+
+static void
+fail(struct mb_engine *e, struct request *r, mb_status st,
+    const struct mb_error *err, bool *ended)
+{
+    r->status = st;
+    r->err = *err;
+    mark_ended(e, r, ended);
+}
+
 /* Take the results of item i. */
 static void
 take(struct mb_engine *e, size_t i, mb_status st, const struct mb_error *err,
     bool *ended)
 {
     struct request *r = e->shares[i].r;
-    struct mb_error commit_err = {0};
-    bool done = true;
 
-    if (st == MB_OK)
-        done = request_took(e, r, &e->items[i]);
-    if (st == MB_OK && r->q.context != NULL) {
-        // A segment is kept before its last token is answered.
-        st = mb_context_commit(r->q.context, &commit_err);
-        done = done || st != MB_OK;
-        err = &commit_err;
+    if (st != MB_OK)
+        fail(e, r, st, err, ended);
+    else if (request_took(e, r, &e->items[i]))
+        mark_ended(e, r, ended);
+}
+
+/* Borrow memory blocks for the pass. Requests that get none end, and their rows
+ * leave the pass. */
+static void
+borrow_paths(struct mb_engine *e, bool *ended)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < e->n_items; i++) {
+        struct request *r = e->shares[i].r;
+        const struct mb_bank_lender *lender = &r->q.bank;
+        struct mb_error err = {0};
+        mb_status st = MB_OK;
+
+        e->shares[kept] = e->shares[i];
+        e->items[kept] = e->items[i];
+        if (lender->begin != NULL) {
+            e->paths[kept].n_blocks = 0;
+            st = lender->begin(lender->arg, &e->paths[kept], &err);
+            e->items[kept].bank = &e->paths[kept];
+        }
+        if (st == MB_OK)
+            kept++;
+        else
+            fail(e, r, st, &err, ended);
     }
-    if (st != MB_OK) {
-        r->status = st;
-        r->err = *err;
+    e->n_items = kept;
+}
+
+static void
+return_paths(struct mb_engine *e)
+{
+    for (size_t i = 0; i < e->n_items; i++) {
+        const struct mb_bank_lender *lender = &e->shares[i].r->q.bank;
+
+        if (lender->begin != NULL)
+            lender->end(lender->arg);
     }
-    for (size_t k = 0; k < e->n_running && done; k++) {
-        if (e->running[k] == r)
-            ended[k] = true;
+}
+
+/* Run the pass; results are taken when nothing is borrowed any more. */
+static void
+run_items(struct mb_engine *e, bool *ended)
+{
+    struct mb_error err = {0};
+    mb_status st = mb_pass_run(e->pass, e->items, e->n_items, &err);
+
+    count(&e->n_passes, 1);
+    if (st == MB_OK || e->n_items == 1) {
+        return_paths(e);
+        for (size_t i = 0; i < e->n_items; i++) {
+            take(e, i, st, &err, ended);
+        }
+        return;
     }
+    // Whom does it come from? A pass that fails has changed nothing.
+    for (size_t i = 0; i < e->n_items; i++) {
+        st = mb_pass_run(e->pass, &e->items[i], 1, &err);
+        take(e, i, st, &err, ended);
+    }
+    return_paths(e);
 }
 
 static void
@@ -149,22 +216,13 @@ void
 engine_turn(struct mb_engine *e, bool *ended)
 {
     size_t *given = e->given;
-    struct mb_error err = {0};
     uint64_t start = mb_clock_ns();
-    mb_status st;
 
     plan(e, given);
     note_first(e, start);
-    st = mb_pass_run(e->pass, e->items, e->n_items, &err);
-    count(&e->n_passes, 1);
-    for (size_t i = 0; i < e->n_items; i++) {
-        mb_status one = st;
-
-        // Whom does it come from? A pass that fails has changed nothing.
-        if (st != MB_OK && e->n_items > 1)
-            one = mb_pass_run(e->pass, &e->items[i], 1, &err);
-        take(e, i, one, &err, ended);
-    }
+    borrow_paths(e, ended);
+    if (e->n_items > 0)
+        run_items(e, ended);
     count(&e->busy_us, (mb_clock_ns() - start) / 1000);
     atomic_store_explicit(&e->cache_bytes,
         mb_cache_n_blocks(e->cache) * mb_cache_block_bytes(e->cache),

@@ -121,6 +121,9 @@ struct mb_engine_request {
      * on how passes cut the tokens, and so on other requests. NULL: the
      * text stands alone. */
     struct mb_context *context;
+    /* Memory blocks that all rows of the request go through: asked for before
+     * each pass that has some. begin NULL: none. */
+    struct mb_bank_lender bank;
     /* The first n_head tokens (a bos) stand in front of each window, if the
      * text is longer than one; they are counted in n_context. */
     size_t n_head;
