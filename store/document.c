@@ -14,6 +14,7 @@
 
 #include <string.h>
 
+#include "bank.h"
 #include "record.h"
 
 #define DOCUMENT_FIXED 64 /* bytes of a document record before block starts */
@@ -381,6 +382,8 @@ erase_segment(
         st = lex_set_length(w, wc, segno, 0);
     if (st == MB_OK)
         st = dense_remove(w, wc, segno, err);
+    if (st == MB_OK)
+        st = bank_forget(w, wc, segno);
     if (st == MB_OK)
         st = kv_del(w->txn, KV_SEGMENTS, kv_key_slice(&key));
     if (st == MB_OK) {

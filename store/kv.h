@@ -28,8 +28,8 @@ enum kv_table {
     KV_LENGTHS,       /* coll, chunk -> u16 length of each segment */
     KV_FIELDS,        /* coll, field, value, first segment -> docno, n */
     KV_BLOCKS,        /* strip, block -> keys and values; see context_rows.h */
-    KV_BANKS,         /* reserved: memory blocks */
-    KV_BANK_TRAINING, /* reserved: optimizer state */
+    KV_BANKS,         /* coll, bank, kind, number; see bank.h */
+    KV_BANK_TRAINING, /* coll, bank, kind, number; see bank.h */
     KV_CONTEXTS,      /* context or strip, kind, ... -> see context_rows.h */
     KV_JOBS,          /* reserved: background jobs that survive a restart */
     KV_N_TABLES

@@ -395,6 +395,8 @@ struct mb_tree_options {
     double recall_target; /* recall@10 for nprobe; 0: 0.955 */
     uint64_t seed;
     struct mb_pool *pool;
+    bool even_depth; /* all leaves at max_depth: a node that is not worth a
+                        split has one child */
 };
 
 /* Balanced hierarchical k-means over sample (n x dim, unit rows), FAISS

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "internal.h"
+#include "mb_banks.h"
 #include "record.h"
 #include "tree_fit.h"
 #include "vindex.h"
@@ -231,6 +232,68 @@ tree_route_one(const struct mb_tree *tree, const struct scan_kernels *kernels,
         node = &tree->nodes[node->first_child + best];
     }
     return node->first_leaf;
+}
+
+size_t
+mb_tree_path(const struct mb_tree *tree, const float *vector,
+    struct mb_tree_step *out, size_t max, uint32_t *leaf)
+{
+    const struct scan_kernels *kernels = scan_best();
+    const struct tree_node *node = &tree->nodes[0];
+    size_t n = 0;
+
+    while (node->n_children > 0) {
+        struct mb_tree_step best = {0};
+
+        for (uint32_t c = 0; c < node->n_children; c++) {
+            uint32_t child = node->first_child + c;
+            float s;
+
+            kernels->dot_f32(vector,
+                tree->centroids + (size_t)child * tree->dim, 1, tree->dim, &s);
+            if (c == 0 || s > best.cosine)
+                best = (struct mb_tree_step){.node = child, .cosine = s};
+        }
+        if (n < max)
+            out[n++] = best;
+        node = &tree->nodes[best.node];
+    }
+    if (leaf != NULL)
+        *leaf = node->first_leaf;
+    return n;
+}
+
+uint32_t
+mb_tree_n_nodes(const struct mb_tree *tree)
+{
+    return tree->n_nodes;
+}
+
+uint32_t
+mb_tree_depth(const struct mb_tree *tree)
+{
+    return tree->depth;
+}
+
+void
+mb_tree_node(const struct mb_tree *tree, uint32_t i, struct mb_node *out)
+{
+    const struct tree_node *node = &tree->nodes[i];
+
+    *out = (struct mb_node){
+        .node = i,
+        .parent = node->parent,
+        .level = node->level,
+        .first_child = node->first_child,
+        .n_children = node->n_children,
+        .leaf = node->first_leaf,
+    };
+}
+
+uint32_t
+mb_tree_leaf_node(const struct mb_tree *tree, uint32_t leaf)
+{
+    return tree->leaf_node[leaf];
 }
 
 /* One batch on its way down. */

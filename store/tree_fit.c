@@ -126,6 +126,9 @@ split_node(void *arg, size_t i)
         job->st = mb_error_set(&job->err, MB_ERR_NOMEM, "split %zu vectors", n);
         goto out;
     }
+    if (job->k == 1) {
+        goto out;
+    }
     job->st = vindex_kmeans(rows, n_rows, f->dim, job->k, mb_rng_u64(&rng),
         job->centroids, &job->err);
     if (job->st == MB_OK) {
@@ -283,13 +286,15 @@ wanted_children(const struct fit *f, uint32_t i)
     double k = ceil(expected / f->opt.leaf_target);
     size_t supported = f->size[i] / SAMPLE_PER_CHILD;
 
-    if (expected <= LEAF_SLACK * f->opt.leaf_target ||
-        f->nodes[i].level >= f->opt.max_depth) {
+    if (f->nodes[i].level >= f->opt.max_depth) {
         return 0;
+    }
+    if (expected <= LEAF_SLACK * f->opt.leaf_target) {
+        return f->opt.even_depth ? 1 : 0;
     }
     k = k > f->opt.fanout ? f->opt.fanout : k;
     k = k > (double)supported ? (double)supported : k;
-    return k < 2 ? 0 : (uint32_t)k;
+    return k < 2 ? (f->opt.even_depth ? 1 : 0) : (uint32_t)k;
 }
 
 static void
@@ -315,8 +320,19 @@ take_children(struct fit *f, const struct split_job *jobs, size_t n_jobs,
         if (st != MB_OK) {
             return mb_error_set(err, st, "%s", job->err.text);
         }
-        if (job->k < 2) {
+        if (job->k < 2 && !f->opt.even_depth) {
             continue; // all members are alike: a leaf after all
+        }
+        if (job->k < 2) { // one child, so that each way down is as long
+            st = reserve_nodes(f, 1);
+            if (st != MB_OK) {
+                return mb_error_set(err, st, "tree of %u nodes", f->n_nodes);
+            }
+            f->nodes[job->node].first_child = f->n_nodes;
+            f->nodes[job->node].n_children = 1;
+            add_node(f, job->node, f->nodes[job->node].level + 1, begin,
+                f->size[job->node], f->centroids + (size_t)job->node * f->dim);
+            continue;
         }
         st = reserve_nodes(f, job->k);
         if (st != MB_OK) {

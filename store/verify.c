@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bank.h"
 #include "collection.h"
 #include "context_rows.h"
 #include "record.h"
@@ -210,7 +211,8 @@ check_collection(
         {document_verify, 0.3},
         {lex_verify, 0.5},
         {dense_verify, 0.15},
-        {fields_verify, 0.05},
+        {fields_verify, 0.03},
+        {bank_verify, 0.02},
     };
 
     double whole = v->share;
