@@ -2,7 +2,7 @@
  * tools/membank-train.c - train what membank reads with.
  *
  * The commands lie in train/: shards.c makes tokens of texts, anchor.c trains a
- * transformer on them, export.c writes it as GGUF.
+ * transformer on them, export.c writes it as GGUF, eval.c tells what it knows.
  * Threads: the main thread; the trainer has its own. */
 #include <string.h>
 
@@ -28,6 +28,16 @@ static const struct mb_cli_option options[] = {
         NULL},
     {"type", 0, "NAME", false,
         "export: f32, f16 or q8_0 alone, instead of all three", NULL},
+    {"rows", 0, "N", false,
+        "eval: rows of a window; 640, or the run's, unless given", NULL},
+    {"text-tokens", 0, "N", false,
+        "eval: tokens of a window of text; 63 for each 64 rows unless given",
+        NULL},
+    {"windows", 0, "N", false, "eval: only so many windows of each text", NULL},
+    {"tasks", 0, "N", false,
+        "eval: windows of each synthetic task and form; 0: none", "64"},
+    {"threads", 0, "N", false, "eval: threads; 0: one for each CPU", "0"},
+    {"csv", 0, NULL, false, "eval: print CSV", NULL},
     {"quiet", 'q', NULL, false, "no progress", NULL},
     {"json", 0, NULL, false, "print JSON, one object a line", NULL},
     {NULL, 0, NULL, false, NULL, NULL},
@@ -45,13 +55,15 @@ static const struct mb_cli_example examples[] = {
         "how fast it would be, and what sgemm alone reaches"},
     {"membank-train export --type q8_0 -o anchor.gguf run",
         "weights of the last checkpoint"},
+    {"membank-train eval anchor.gguf books=shards/books-dev.mbtok",
+        "losses and answers, without landmarks and with them"},
     {NULL, NULL},
 };
 
 static const struct mb_cli_program program = {
     .name = "membank-train",
     .summary = "train a small transformer on one's own texts",
-    .usage = "[OPTION]... shards|anchor|export [ARG]...",
+    .usage = "[OPTION]... shards|anchor|export|eval [ARG]...",
     .description =
         "shards NAME=FILE... makes tokens of texts: JSONL (plain, zstd, gzip) "
         "with a \"text\" in each line, folders of text, Markdown and HTML.\n"
@@ -69,7 +81,14 @@ static const struct mb_cli_program program = {
         "  model-*.gguf    the result in F32, F16, Q8_0\n"
         "\n"
         "export DIR writes model-f32.gguf, model-f16.gguf and model-q8_0.gguf "
-        "of the last checkpoint, at any time.",
+        "of the last checkpoint, at any time.\n"
+        "\n"
+        "eval RUN|GGUF [NAME=SHARD]... tells what a model knows: its loss on "
+        "held-out text (of a run, that of its config unless others are given) "
+        "and its answers to synthetic tasks by how far back the fact stands, "
+        "both without landmark rows and with them. An answer is exact if all "
+        "its tokens are what the model takes for the most likely, given those "
+        "before.",
     .options = options,
     .examples = examples,
 };
@@ -134,15 +153,17 @@ run(const struct mb_cli *cli, struct mb_error *err)
     }
     if (!command)
         return mb_error_set(
-            err, MB_ERR_BAD_ARG, "what to do: shards, anchor or export");
+            err, MB_ERR_BAD_ARG, "what to do: shards, anchor, export or eval");
     if (strcmp(command, "shards") == 0)
         return train_shards(cli, err);
     if (strcmp(command, "anchor") == 0)
         return train_anchor(cli, err);
     if (strcmp(command, "export") == 0)
         return train_export(cli, err);
+    if (strcmp(command, "eval") == 0)
+        return train_eval(cli, err);
     return mb_error_set(err, MB_ERR_BAD_ARG,
-        "no command %s; there are shards, anchor and export", command);
+        "no command %s; there are shards, anchor, export and eval", command);
 }
 
 int

@@ -96,6 +96,8 @@ struct windows;
 MB_MUST_USE mb_status windows_new(const struct windows_options *options,
     struct windows **out, struct mb_error *err);
 void windows_free(struct windows *w);
+/* Has the vocabulary a token for landmark rows? */
+bool windows_has_landmark(const struct windows *w);
 /* Places of a source, or of the tasks (source = n_sources), in a round. */
 size_t windows_places(const struct windows *w, size_t source);
 /* Window i. Errors: NOMEM, TOO_LARGE. */

@@ -235,6 +235,12 @@ windows_free(struct windows *w)
     mb_free(w);
 }
 
+bool
+windows_has_landmark(const struct windows *w)
+{
+    return w->landmark >= 0;
+}
+
 size_t
 windows_places(const struct windows *w, size_t source)
 {

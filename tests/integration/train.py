@@ -341,6 +341,50 @@ def refused():
     check("names the weight", "ffn_gate" in p.stderr, p.stderr)
 
 
+def evaluated():
+    """The same figures of a run and of its F32 file, and what they are."""
+    args = ["--csv", "--tasks", "3"]
+    shards = [f"dev={folder}/shards/dev.mbtok"]
+    whole = run("eval", *args, path("whole")).stdout
+    rows = list(csv.DictReader(whole.splitlines()))
+    exact = run("eval", *args, "--rows", "128",
+                path("whole/model-f32.gguf"), *shards).stdout
+    check("eval: file and run are one model", exact == whole, exact + whole)
+    texts = {r["landmarks"]: r for r in rows if r["kind"] == "text"}
+    curve = {r["set"]: r for r in points("whole")}
+    for form, name in [("without", "dev"), ("with", "dev +landmarks")]:
+        check(f"eval: {name} as the curve has it", all(
+            abs(float(texts[form][a]) - float(curve[name][b])) < 2e-6
+            for a, b in [("nats", "loss"), ("bits_per_byte",
+                                            "bits_per_byte")]), whole)
+        check("eval: perplexity", abs(
+            np.exp(float(texts[form]["nats"])) -
+            float(texts[form]["perplexity"])) < 1e-2, whole)
+    tasks = [r for r in rows if r["kind"] == "task"]
+    for task in ("passkey", "lookup", "copy", "list"):
+        for form in ("without", "with"):
+            mine = [r for r in tasks if r["name"] == task and
+                    r["landmarks"] == form]
+            check(f"eval: {task} {form}: all are the sum of the distances",
+                  mine and mine[0]["distance"] == "all" and all(
+                      int(mine[0][k]) == sum(int(r[k]) for r in mine[1:])
+                      for k in ("answers", "exact", "targets", "right")) and
+                  0 < int(mine[0]["answers"]) <= int(mine[0]["targets"]) and
+                  int(mine[0]["exact"]) <= int(mine[0]["answers"]), whole)
+    log = read("whole/log").decode()
+    check("the log has the answers", 'set="passkey" ' in log and
+          "exact=" in log, log)
+    p = run("eval", "--windows", "1", "--tasks", "0", "--text-tokens", "128",
+            path("whole"))
+    check("eval: a table, no room for landmarks",
+          "no landmarks" in p.stdout and len(p.stdout.splitlines()) == 4,
+          p.stdout)
+    run("eval", code=2)
+    run("eval", path("whole/model-f32.gguf"), code=2)
+    run("eval", path("whole"), "dev", code=2)
+    run("eval", path("none.gguf"), *shards, code=1)
+
+
 def speed():
     p = run("anchor", "-c", path("run.conf"), "--speed", "--json")
     rows = [json.loads(line) for line in p.stdout.splitlines()]
@@ -354,6 +398,7 @@ try:
     pieces(losses)
     broken_off(losses)
     exports()
+    evaluated()
     refused()
     speed()
 finally:

@@ -39,6 +39,21 @@ is_moment(const char *name)
            (strcmp(name + n - 2, ".m") == 0 || strcmp(name + n - 2, ".v") == 0);
 }
 
+struct export_weight *
+train_checkpoint_weights(const struct checkpoint *c, size_t *n)
+{
+    struct export_weight *weights =
+        mb_calloc(checkpoint_n_arrays(c) + 1, sizeof *weights);
+    *n = 0;
+    for (size_t i = 0; weights && i < checkpoint_n_arrays(c); i++) {
+        struct checkpoint_array a = checkpoint_array(c, i);
+        if (!is_moment(a.name))
+            weights[(*n)++] =
+                (struct export_weight){a.name, a.n_rows, a.n_cols, a.values};
+    }
+    return weights;
+}
+
 static mb_status
 export_checkpoint(const struct checkpoint *c, const struct config *config,
     gguf_tensor_type type, const char *to, struct mb_error *err)
@@ -46,19 +61,12 @@ export_checkpoint(const struct checkpoint *c, const struct config *config,
     struct mb_gguf *vocab = NULL;
     struct mb_tokenizer *tok = NULL;
     size_t n = 0;
-    struct export_weight *weights =
-        mb_calloc(checkpoint_n_arrays(c) + 1, sizeof *weights);
+    struct export_weight *weights = train_checkpoint_weights(c, &n);
     if (!weights)
         return mb_error_set(err, MB_ERR_NOMEM, "weights");
     mb_status st = train_open_vocab(config->tokenizer, &vocab, &tok, err);
     if (st != MB_OK)
         goto out;
-    for (size_t i = 0; i < checkpoint_n_arrays(c); i++) {
-        struct checkpoint_array a = checkpoint_array(c, i);
-        if (!is_moment(a.name))
-            weights[n++] =
-                (struct export_weight){a.name, a.n_rows, a.n_cols, a.values};
-    }
     const struct train_shape shape =
         config_shape(config, mb_tokenizer_n_vocab(tok));
     const struct export_options o = {

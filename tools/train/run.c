@@ -18,12 +18,10 @@
 
 #include "mb_checkpoint.h"
 #include "mb_outfile.h"
+#include "score.h"
 
 #define TASK_WINDOWS 8 /* of each kind and form, in a held-out loss */
 #define MAX_NAME     72
-
-static const char *const task_names[WINDOW_N_TASKS] = {
-    "passkey", "lookup", "copy", "list"};
 
 double
 run_seconds(const struct run *r)
@@ -131,16 +129,12 @@ make_trainer(struct run *r, struct mb_error *err)
     size_t n = (size_t)c->batch;
     r->batch = mb_calloc(n, sizeof *r->batch);
     r->views = mb_calloc(n, sizeof *r->views);
-    r->nll = mb_calloc(n, sizeof *r->nll);
-    if (!r->batch || !r->views || !r->nll)
+    if (!r->batch || !r->views)
         return mb_error_set(err, MB_ERR_NOMEM, "batch of %zu windows", n);
     for (size_t i = 0; i < n; i++) {
         mb_status st = window_init(&r->batch[i], (size_t)c->rows, err);
         if (st != MB_OK)
             return st;
-        r->nll[i] = mb_calloc((size_t)c->rows, sizeof **r->nll);
-        if (!r->nll[i])
-            return mb_error_set(err, MB_ERR_NOMEM, "losses of %zu windows", n);
     }
     return trainer_new(&shape, &o, &r->trainer, err);
 }
@@ -330,11 +324,8 @@ run_close(struct run *r)
 {
     for (size_t i = 0; r->batch && i < r->config.batch; i++)
         window_fini(&r->batch[i]);
-    for (size_t i = 0; r->nll && i < r->config.batch; i++)
-        mb_free(r->nll[i]);
     mb_free(r->batch);
     mb_free(r->views);
-    mb_free(r->nll);
     curve_close(r->curve);
     trainer_free(r->trainer);
     windows_free(r->windows);
@@ -364,132 +355,102 @@ run_next_batch(struct run *r, struct mb_error *err)
 
 /* ---- held-out losses ---- */
 
-struct judged {
-    double sum; /* nats */
-    size_t n;   /* targets */
+/* What has been judged at one step; it becomes known all at once. */
+struct verdict {
+    const char *name;
+    bool landmarks;
+    const struct shard *text; /* NULL: a task */
+    struct score score;
 };
 
-/* Judge the first n windows of the batch; of tasks the answers alone. */
-static mb_status
-judge_batch(struct run *r, size_t n, bool answers, struct judged *sum,
-    struct mb_error *err)
-{
-    struct train_result result;
-    for (size_t i = 0; i < n; i++)
-        r->views[i] = r->batch[i].view;
-    mb_status st = trainer_eval(r->trainer, r->views, n, r->nll, &result, err);
-    for (size_t i = 0; st == MB_OK && i < n; i++) {
-        const struct window *w = &r->batch[i];
-        for (size_t row = 0; row < w->view.n; row++) {
-            bool counts =
-                answers ? w->is_answer[row] : w->view.targets[row] >= 0;
-            sum->sum += counts ? (double)r->nll[i][row] : 0;
-            sum->n += counts ? 1 : 0;
-        }
-    }
-    return st;
-}
-
-static mb_status
-judge_text(struct run *r, const struct shard *s, bool landmarks,
-    struct judged *sum, struct mb_error *err)
-{
-    size_t all = windows_heldout_count(r->windows, s);
-    size_t n = r->config.heldout_windows < all
-                   ? (size_t)r->config.heldout_windows
-                   : all;
-    mb_status st = MB_OK;
-    *sum = (struct judged){0};
-    for (size_t i = 0; st == MB_OK && i < n && !train_is_stopped;) {
-        size_t k = 0;
-        for (; k < r->config.batch && i < n; i++, k++)
-            windows_heldout(
-                r->windows, s, landmarks, i * all / n, &r->batch[k]);
-        st = judge_batch(r, k, false, sum, err);
-    }
-    return st;
-}
-
-static mb_status
-judge_tasks(struct run *r, window_kind kind, bool landmarks, struct judged *sum,
-    struct mb_error *err)
-{
-    mb_status st = MB_OK;
-    *sum = (struct judged){0};
-    for (uint64_t i = 0; st == MB_OK && i < TASK_WINDOWS;) {
-        size_t k = 0;
-        for (; st == MB_OK && k < r->config.batch && i < TASK_WINDOWS; k++)
-            st = windows_task(
-                r->windows, kind, landmarks, i++, &r->batch[k], err);
-        if (st == MB_OK)
-            st = judge_batch(r, k, true, sum, err);
-    }
-    return st;
-}
+struct verdicts {
+    struct verdict list[2 * (CONFIG_MAX_HELDOUT + WINDOW_N_TASKS)];
+    size_t n;
+};
 
 /* A point of the curve and a line of the log. */
 static mb_status
-note(struct run *r, const char *name, bool landmarks, const struct judged *sum,
-    double bytes_per_target, struct mb_error *err)
+note(struct run *r, const struct verdict *v, struct mb_error *err)
 {
     struct curve_point p = {
         .step = trainer_n_steps(r->trainer),
         .tokens = r->n_rows,
         .seconds = run_seconds(r),
-        .loss = sum->sum / (double)sum->n,
+        .loss = score_loss(&v->score),
         .bits_per_byte = (double)NAN,
         .rate = (double)NAN,
         .grad_norm = (double)NAN,
     };
-    (void)snprintf(
-        p.set, sizeof p.set, "%s%s", name, landmarks ? " +landmarks" : "");
-    if (bytes_per_target > 0)
-        p.bits_per_byte = p.loss / log(2) / bytes_per_target;
-    char bits[40] = "";
-    if (!isnan(p.bits_per_byte))
+    (void)snprintf(p.set, sizeof p.set, "%s%s", v->name,
+        v->landmarks ? " +landmarks" : "");
+    char more[80];
+    if (v->text) {
+        p.bits_per_byte = score_bits_per_byte(p.loss, v->text);
         (void)snprintf(
-            bits, sizeof bits, " bits_per_byte=%.4f", p.bits_per_byte);
-    run_log(r, "ev=heldout step=%llu set=\"%s\" targets=%zu loss=%.4f%s",
-        (unsigned long long)p.step, p.set, sum->n, p.loss, bits);
+            more, sizeof more, "bits_per_byte=%.4f", p.bits_per_byte);
+    } else {
+        (void)snprintf(more, sizeof more, "answers=%zu exact=%zu right=%.4f",
+            v->score.n_answers, v->score.n_exact,
+            (double)v->score.n_right / (double)v->score.n_targets);
+    }
+    run_log(r, "ev=heldout step=%llu set=\"%s\" targets=%zu loss=%.4f %s",
+        (unsigned long long)p.step, p.set, v->score.n_targets, p.loss, more);
     return curve_add(r->curve, &p, err);
 }
 
-/* What has been judged at one step; it becomes known all at once. */
-struct verdicts {
-    struct {
-        const char *name;
-        bool landmarks;
-        struct judged sum;
-        double bytes_per_target; /* 0: not known */
-    } list[2 * (CONFIG_MAX_HELDOUT + WINDOW_N_TASKS)];
-
-    size_t n;
-};
+static mb_status
+judge_task(struct scorer *s, window_kind kind, bool landmarks,
+    struct score *sum, struct mb_error *err)
+{
+    struct score by_distance[SCORE_N_DISTANCES];
+    mb_status st =
+        score_task(s, kind, landmarks, TASK_WINDOWS, by_distance, err);
+    *sum = (struct score){0};
+    for (size_t d = 0; st == MB_OK && d < SCORE_N_DISTANCES; d++)
+        score_add(sum, &by_distance[d]);
+    return st;
+}
 
 static mb_status
-judge_form(
-    struct run *r, bool landmarks, struct verdicts *v, struct mb_error *err)
+judge_form(struct run *r, struct scorer *s, bool landmarks, struct verdicts *v,
+    struct mb_error *err)
 {
+    const struct config *c = &r->config;
     mb_status st = MB_OK;
-    for (size_t i = 0; st == MB_OK && i < r->config.n_heldout; i++) {
-        const struct shard *s = r->heldout[i];
-        // All tokens but the first are targets, but what follows each </s>.
-        uint64_t n_targets = shard_n_tokens(s) - shard_n_documents(s);
-        v->list[v->n].name = r->config.heldout[i].name;
-        v->list[v->n].landmarks = landmarks;
-        v->list[v->n].bytes_per_target =
-            (double)shard_text_bytes(s) / (double)n_targets;
-        st = judge_text(r, s, landmarks, &v->list[v->n++].sum, err);
+    for (size_t i = 0; st == MB_OK && i < c->n_heldout; i++) {
+        struct verdict *x = &v->list[v->n++];
+        *x = (struct verdict){.name = c->heldout[i].name,
+            .landmarks = landmarks,
+            .text = r->heldout[i]};
+        st = score_text(s, r->heldout[i], landmarks, (size_t)c->heldout_windows,
+            &x->score, err);
     }
-    for (int kind = 0; st == MB_OK && kind < WINDOW_N_TASKS &&
-                       r->config.tasks > 0 && !train_is_stopped;
+    for (int kind = 0; st == MB_OK && kind < WINDOW_N_TASKS && c->tasks > 0;
          kind++) {
-        v->list[v->n].name = task_names[kind];
-        v->list[v->n].landmarks = landmarks;
-        v->list[v->n].bytes_per_target = 0;
-        st = judge_tasks(
-            r, (window_kind)kind, landmarks, &v->list[v->n++].sum, err);
+        struct verdict *x = &v->list[v->n++];
+        *x = (struct verdict){
+            .name = score_task_name((window_kind)kind), .landmarks = landmarks};
+        st = judge_task(s, (window_kind)kind, landmarks, &x->score, err);
     }
+    return st;
+}
+
+/* The weights as they are now. */
+static mb_status
+open_judge(struct run *r, struct judge **out, struct mb_error *err)
+{
+    size_t n = trainer_n_weights(r->trainer);
+    struct export_weight *weights = mb_calloc(n, sizeof *weights);
+    if (!weights)
+        return mb_error_set(err, MB_ERR_NOMEM, "weights");
+    for (size_t i = 0; i < n; i++) {
+        const struct train_weight *w = trainer_weight(r->trainer, i);
+        weights[i] =
+            (struct export_weight){w->name, w->n_rows, w->n_cols, w->value};
+    }
+    mb_status st = judge_new(trainer_shape(r->trainer), weights, n,
+        (unsigned)r->config.threads, out, err);
+    mb_free(weights);
     return st;
 }
 
@@ -497,16 +458,21 @@ mb_status
 run_heldout(struct run *r, struct mb_error *err)
 {
     struct verdicts v = {.n = 0};
-    mb_status st = MB_OK;
-    if (r->config.landmarks < 1)
-        st = judge_form(r, false, &v, err);
+    struct judge *judge = NULL;
+    struct scorer *s = NULL;
+    mb_status st = open_judge(r, &judge, err);
+    if (st == MB_OK)
+        st = scorer_new(judge, r->windows, (size_t)r->config.rows, &s, err);
+    if (st == MB_OK && r->config.landmarks < 1)
+        st = judge_form(r, s, false, &v, err);
     if (st == MB_OK && r->config.landmarks > 0)
-        st = judge_form(r, true, &v, err);
+        st = judge_form(r, s, true, &v, err);
     // A run that is stopped here judges when it is taken up again.
     for (size_t i = 0; st == MB_OK && !train_is_stopped && i < v.n; i++) {
-        if (v.list[i].sum.n > 0)
-            st = note(r, v.list[i].name, v.list[i].landmarks, &v.list[i].sum,
-                v.list[i].bytes_per_target, err);
+        if (v.list[i].score.n_targets > 0)
+            st = note(r, &v.list[i], err);
     }
+    scorer_free(s);
+    judge_free(judge);
     return st;
 }

@@ -21,7 +21,6 @@ struct run {
     struct curve *curve;
     struct window *batch;       /* (config.batch) */
     struct train_window *views; /* (config.batch) of them */
-    float **nll;                /* (config.batch) rows of losses */
     FILE *log;                  /* NULL without a folder */
     uint64_t n_steps;           /* of the whole run */
     uint64_t n_windows;         /* used so far */

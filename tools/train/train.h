@@ -10,6 +10,7 @@
 
 #include <signal.h>
 
+#include "mb_checkpoint.h"
 #include "mb_export.h"
 #include "mb_windows.h"
 #include "settings.h"
@@ -27,6 +28,8 @@ MB_MUST_USE mb_status train_anchor(
     const struct mb_cli *cli, struct mb_error *err);
 MB_MUST_USE mb_status train_export(
     const struct mb_cli *cli, struct mb_error *err);
+MB_MUST_USE mb_status train_eval(
+    const struct mb_cli *cli, struct mb_error *err);
 MB_MUST_USE mb_status train_tokenizer(
     const struct mb_cli *cli, struct mb_error *err);
 
@@ -42,6 +45,10 @@ MB_MUST_USE mb_status train_read_config(const char *path, struct config *out,
 /* "f32", "f16", "q8_0". Errors: BAD_ARG. */
 MB_MUST_USE mb_status train_type_of(
     const char *name, gguf_tensor_type *out, struct mb_error *err);
+/* The weights in a checkpoint without moments: an array of n that is the
+ * caller's, whose names and values are the checkpoint's. NULL: no memory. */
+struct export_weight *train_checkpoint_weights(
+    const struct checkpoint *c, size_t *n);
 /* Write DIR/model-TYPE.gguf of the run's checkpoint. */
 MB_MUST_USE mb_status train_export_run(const char *dir,
     const struct config *config, const char *type, const char *to,
