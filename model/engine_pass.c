@@ -127,10 +127,20 @@ take(struct mb_engine *e, size_t i, mb_status st, const struct mb_error *err,
 {
     struct request *r = e->shares[i].r;
 
-    if (st != MB_OK)
+    if (st != MB_OK) {
         fail(e, r, st, err, ended);
-    else if (request_took(e, r, &e->items[i]))
+        return;
+    }
+    if (request_took(e, r, &e->items[i]))
         mark_ended(e, r, ended);
+    if (r->q.context != NULL) {
+        struct mb_error why = {0};
+
+        // A segment is kept before its last token is answered.
+        st = mb_context_commit(r->q.context, &why);
+        if (st != MB_OK)
+            fail(e, r, st, &why, ended);
+    }
 }
 
 /* Borrow memory blocks for the pass. Requests that get none end, and their rows
