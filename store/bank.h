@@ -57,7 +57,8 @@ MB_MUST_USE mb_status bank_head_read(
 MB_MUST_USE mb_status bank_head_write(
     struct kv_txn *txn, mb_collection_id coll, const struct bank_head *head);
 
-void bank_encode(const struct mb_banks *bank, uint8_t out[BANK_RECORD_SIZE]);
+void bank_record_encode(
+    const struct mb_banks *bank, uint8_t out[BANK_RECORD_SIZE]);
 /* Errors: CORRUPT. */
 MB_MUST_USE mb_status bank_decode(struct mb_slice row, struct mb_banks *out);
 size_t bank_node_encode(

@@ -114,7 +114,7 @@ build_body(struct mb_op *base, struct wtxn *w, struct mb_error *err)
     op->number = head.next;
     op->bank.bank = head.next;
     head.active = head.next++;
-    bank_encode(&op->bank, row);
+    bank_record_encode(&op->bank, row);
     bank_key(&key, wc->c.id, op->number, BANK_ROW_BANK, 0);
     w->changed = true;
     st = kv_put(
@@ -497,7 +497,7 @@ apply_disable(
     if (st != MB_OK)
         return st;
     b.is_disabled = disable;
-    bank_encode(&b, record);
+    bank_record_encode(&b, record);
     return kv_put(w->txn, KV_BANKS, kv_key_slice(&key),
         mb_slice_of(record, sizeof record));
 }

@@ -90,7 +90,7 @@ bank_head_write(
 #define BANK_IS_DISABLED 1u
 
 void
-bank_encode(const struct mb_banks *b, uint8_t out[BANK_RECORD_SIZE])
+bank_record_encode(const struct mb_banks *b, uint8_t out[BANK_RECORD_SIZE])
 {
     memset(out, 0, BANK_RECORD_SIZE);
     out[0] = BANK_VERSION;
