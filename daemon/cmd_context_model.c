@@ -109,7 +109,7 @@ add_head(struct reading *r)
 
     if (carry != MB_CONTEXT_NO_TOKEN)
         st = add_id(r, carry);
-    else if (reader_n_head(reader) > 0)
+    else if (r->position == 0 && reader_n_head(reader) > 0)
         st = add_id(r, mb_tokenizer_bos(reader_tokenizer(reader)));
     r->n_head = n_ids(r);
     return st;
@@ -353,8 +353,10 @@ write_place(struct reading *r)
 {
     struct mb_writer *w = &r->c->w;
 
-    mb_write_kv_uint(w, "position", context_position(r->oc));
-    mb_write_kv_uint(w, "blocks", mb_context_n_blocks(context_model(r->oc)));
+    // What was only tried is not part of it.
+    mb_write_kv_uint(
+        w, "position", r->keep ? context_position(r->oc) : r->position);
+    mb_write_kv_uint(w, "blocks", context_stored(r->oc)->n_blocks);
     mb_write_kv_uint(w, "took_us", r->took_us);
 }
 
@@ -451,33 +453,33 @@ tell_progress(struct reading *r, mb_status st)
         (unsigned long long)n_text, n_marks, (unsigned)bytes, cause);
 }
 
-/* The context as it is to be from now on. */
+/* What became of the text itself. */
+static mb_status
+judge(struct reading *r)
+{
+    if (r->status == MB_OK && r->kind != MB_TASK_GENERATE &&
+        r->finish == MB_FINISH_DEADLINE)
+        return mb_error_set(&r->err, MB_ERR_TIMEOUT, "the time was over");
+    return r->status;
+}
+
+/* Have the context as it was read from now on. */
 static mb_status
 settle(struct reading *r)
 {
-    mb_status st = r->status;
-    mb_status saved;
+    mb_status st = judge(r);
     struct mb_error err = {0};
+    mb_status saved = carry_next(r, &err);
 
-    if (!r->keep) {
-        saved = context_end_scratch(r->oc, &err);
-    } else {
-        saved = carry_next(r, &err);
-        if (saved == MB_OK)
-            saved = context_save(r->oc, &err);
-        else
-            context_unload(r->oc);
-    }
+    if (saved == MB_OK)
+        saved = context_save(r->oc, &err);
+    else
+        context_unload(r->oc);
     if (saved != MB_OK && st == MB_OK) {
         r->err = err;
         return saved;
     }
-    if (st == MB_OK && r->kind != MB_TASK_GENERATE &&
-        r->finish == MB_FINISH_DEADLINE)
-        st = mb_error_set(&r->err, MB_ERR_TIMEOUT, "the time was over");
-    if (st != MB_OK && r->keep && saved == MB_OK)
-        st = tell_progress(r, st);
-    return st;
+    return st != MB_OK && saved == MB_OK ? tell_progress(r, st) : st;
 }
 
 static void
@@ -502,11 +504,20 @@ finish(void *arg, struct worker *w)
     mb_status st;
 
     (void)w;
-    st = settle(r);
+    st = r->keep ? settle(r) : judge(r);
     if (st == MB_OK && r->kind == MB_TASK_GENERATE)
         keep_trace(r);
     if (st == MB_OK)
         write_result(r);
+    if (!r->keep) {
+        struct mb_error err = {0};
+        mb_status back = context_end_scratch(oc, &err);
+
+        if (back != MB_OK && st == MB_OK) {
+            st = back;
+            r->err = err;
+        }
+    }
     contexts_leave(oc);
     call_finish(c, st, &r->err);
     reading_free(r);

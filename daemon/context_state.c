@@ -113,6 +113,8 @@ make_model(struct open_context *oc, struct mb_error *err)
     return MB_OK;
 }
 
+static mb_status carry_last(struct open_context *oc, struct mb_error *err);
+
 mb_status
 context_load(struct open_context *oc, struct mb_error *err)
 {
@@ -136,6 +138,10 @@ context_load(struct open_context *oc, struct mb_error *err)
     if (st == MB_OK)
         st = restore(oc, snap, err);
     mb_snapshot_end(snap);
+    // An append that was cut off left whole segments alone.
+    if (st == MB_OK && oc->carry == MB_CONTEXT_NO_TOKEN &&
+        mb_context_length(oc->model) > 0)
+        st = carry_last(oc, err);
     if (st != MB_OK) {
         context_unload(oc);
         return st;
@@ -225,7 +231,9 @@ context_end_scratch(struct open_context *oc, struct mb_error *err)
     end_fetches(oc);
     context_drop_scratch(oc);
     oc->is_scratch = false;
-    if (st != MB_OK)
+    // A window that is full, for want of room on disk, went to the scratch
+    // whole and does not come back: it is in the store as a tail.
+    if (st != MB_OK || mb_context_n_blocks(oc->model) != oc->stored.n_blocks)
         context_unload(oc);
     return st;
 }
@@ -356,6 +364,35 @@ token_at(struct open_context *oc, uint64_t position, mb_token_id *out,
     return st;
 }
 
+/* Have as many tokens as `position` says, the last of them carried, in memory
+ * and on disk. */
+static mb_status
+cut(struct open_context *oc, uint64_t position, struct mb_error *err)
+{
+    struct mb_stored_tail tail;
+    struct mb_op *op = NULL;
+    mb_status st = MB_OK;
+
+    oc->carry = MB_CONTEXT_NO_TOKEN;
+    if (position > 0)
+        st = token_at(oc, --position, &oc->carry, err);
+    if (st == MB_OK)
+        st = mb_context_truncate(oc->model, position, err);
+    end_fetches(oc);
+    if (st == MB_OK)
+        st = tail_of(oc->model, oc->carry, 0, &tail, err);
+    if (st == MB_OK)
+        st = mb_op_context_cut_new(&oc->stored,
+            (uint32_t)mb_context_n_blocks(oc->model), &tail, &op, err);
+    return st == MB_OK ? apply(oc, op, err) : st;
+}
+
+static mb_status
+carry_last(struct open_context *oc, struct mb_error *err)
+{
+    return cut(oc, mb_context_length(oc->model), err);
+}
+
 mb_status
 context_cut(struct open_context *oc, uint64_t position, struct mb_error *err)
 {
@@ -363,23 +400,7 @@ context_cut(struct open_context *oc, uint64_t position, struct mb_error *err)
 
     if (st != MB_OK || position == context_position(oc))
         return st;
-    oc->carry = MB_CONTEXT_NO_TOKEN;
-    if (position > 0)
-        st = token_at(oc, --position, &oc->carry, err);
-    if (st == MB_OK)
-        st = mb_context_truncate(oc->model, position, err);
-    end_fetches(oc);
-    if (st == MB_OK) {
-        struct mb_stored_tail tail;
-        struct mb_op *op = NULL;
-
-        st = tail_of(oc->model, oc->carry, 0, &tail, err);
-        if (st == MB_OK)
-            st = mb_op_context_cut_new(&oc->stored,
-                (uint32_t)mb_context_n_blocks(oc->model), &tail, &op, err);
-        if (st == MB_OK)
-            st = apply(oc, op, err);
-    }
+    st = cut(oc, position, err);
     if (st != MB_OK)
         context_unload(oc);
     return st;
