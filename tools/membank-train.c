@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tools/membank-train.c - train what membank reads with.
  *
- * The commands lie in train/: shards.c makes tokens of texts, anchor.c trains a
- * transformer on them, export.c writes it as GGUF, eval.c tells what it knows.
+ * The commands lie in train/: tokenizer.c makes a vocabulary, shards.c tokens of
+ * texts, anchor.c trains a transformer on them, export.c writes it as GGUF,
+ * eval.c tells what it knows.
  * Threads: the main thread; the trainer has its own. */
 #include <string.h>
 
@@ -12,11 +13,16 @@
 static const struct mb_cli_option options[] = {
     {"out", 'o', "DIR", false,
         "folder of the shards or of the run (made if it is missing); file that "
-        "export writes",
+        "export or tokenizer writes",
         NULL},
     {"tokenizer", 0, "GGUF", false, "shards: file with the vocabulary", NULL},
     {"max-chars", 0, "N", false,
-        "shards: only the first N characters of each document", NULL},
+        "shards, tokenizer: only the first N characters of each document",
+        NULL},
+    {"pieces", 0, "N", false, "tokenizer: size of the vocabulary", "8192"},
+    {"spm", 0, "FILE", false,
+        "tokenizer: a model of SentencePiece, instead of texts to train one on",
+        NULL},
     {"config", 'c', "FILE", false,
         "anchor: the run; with --resume, DIR/config unless given", NULL},
     {"resume", 'r', NULL, false, "anchor: go on from DIR/checkpoint", NULL},
@@ -47,6 +53,8 @@ static const struct mb_cli_example examples[] = {
     {"membank-train shards -o shards --tokenizer anchor.gguf "
      "books=books.jsonl.zst wiki=wiki.jsonl.zst",
         "texts to tokens, a shard for each name"},
+    {"membank-train tokenizer -o vocab.gguf --pieces 8192 books.jsonl.zst",
+        "a vocabulary of one's own (needs spm_train)"},
     {"membank-train --print-config > my.conf", "a config to begin with"},
     {"nohup membank-train anchor -c my.conf -o run &",
         "train; run/log and run/curve.svg tell how it goes"},
@@ -63,8 +71,12 @@ static const struct mb_cli_example examples[] = {
 static const struct mb_cli_program program = {
     .name = "membank-train",
     .summary = "train a small transformer on one's own texts",
-    .usage = "[OPTION]... shards|anchor|export|eval [ARG]...",
+    .usage = "[OPTION]... tokenizer|shards|anchor|export|eval [ARG]...",
     .description =
+        "tokenizer FILE... makes a vocabulary of such texts: SentencePiece BPE "
+        "with a piece for each byte, trained by SentencePiece's spm_train, and "
+        "the control tokens <landmark> <summary> <memory> <query> <passage>.\n"
+        "\n"
         "shards NAME=FILE... makes tokens of texts: JSONL (plain, zstd, gzip) "
         "with a \"text\" in each line, folders of text, Markdown and HTML.\n"
         "\n"
@@ -131,6 +143,21 @@ train_open_vocab(const char *path, struct mb_gguf **gguf,
     return MB_OK;
 }
 
+struct mb_slice
+train_first_chars(struct mb_slice text, uint64_t n)
+{
+    size_t at = 0;
+    if (n == 0)
+        return text;
+    while (at < text.size && n > 0) {
+        at++;
+        while (at < text.size && (text.data[at] & 0xC0) == 0x80)
+            at++;
+        n--;
+    }
+    return mb_slice_of(text.data, at);
+}
+
 mb_status
 train_read_config(const char *path, struct config *out, struct mb_buffer *text,
     struct mb_error *err)
@@ -152,18 +179,21 @@ run(const struct mb_cli *cli, struct mb_error *err)
         return MB_OK;
     }
     if (!command)
-        return mb_error_set(
-            err, MB_ERR_BAD_ARG, "what to do: shards, anchor, export or eval");
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "what to do: tokenizer, shards, anchor, export or eval");
     if (strcmp(command, "shards") == 0)
         return train_shards(cli, err);
     if (strcmp(command, "anchor") == 0)
         return train_anchor(cli, err);
     if (strcmp(command, "export") == 0)
         return train_export(cli, err);
+    if (strcmp(command, "tokenizer") == 0)
+        return train_tokenizer(cli, err);
     if (strcmp(command, "eval") == 0)
         return train_eval(cli, err);
     return mb_error_set(err, MB_ERR_BAD_ARG,
-        "no command %s; there are shards, anchor, export and eval", command);
+        "no command %s; there are tokenizer, shards, anchor, export and eval",
+        command);
 }
 
 int

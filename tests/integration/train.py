@@ -13,6 +13,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,97 @@ def points(name):
     for row in rows:
         del row["seconds"]
     return rows
+
+
+# ---- a vocabulary ----
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+
+def message(*fields):
+    """A protobuf message of (id, whole number, float or bytes)."""
+    out = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        elif isinstance(value, float):
+            out += varint(number << 3 | 5) + struct.pack("<f", value)
+        else:
+            out += varint(number << 3 | 2) + varint(len(value)) + value
+    return out
+
+
+def vocabularies():
+    """SentencePiece's file of the bundled vocabulary gives that vocabulary; a
+    bad one is refused; spm_train, where it is, makes one of texts."""
+    keys, _ = gguf_file.read(vocab)
+    pieces = [message((1, text.encode()), (2, float(score)), (3, int(kind)))
+              for text, score, kind in zip(*(
+                  keys["tokenizer.ggml." + k][1][1]
+                  for k in ("tokens", "scores", "token_type")))]
+    trainer = message((1, b"sample.txt"), (3, 2), (10, 0.5))
+    normal = message((1, b"identity"), (3, 1), (4, 0))
+    whole = b"".join(message((1, p)) for p in pieces) + message(
+        (2, trainer), (3, normal))
+    with open(path("v.model"), "wb") as f:
+        f.write(whole)
+    run("tokenizer", "-o", path("v.gguf"), "--spm", path("v.model"))
+    made, tensors = gguf_file.read(path("v.gguf"))
+    check("a vocabulary has no tensors", not tensors)
+    check("SentencePiece's file gives the bundled vocabulary", all(
+        np.array_equal(np.asarray(made[k][1][1] if made[k][0] == 9
+                                  else made[k][1]),
+                       np.asarray(v[1][1] if v[0] == 9 else v[1]))
+        for k, v in keys.items() if k.startswith("tokenizer.")), made.keys())
+    cases = {
+        "cut": whole[:-4], "empty": b"", "text": b"This is no model at all.",
+        "unigram": whole.replace(trainer, message((1, b"sample.txt"), (3, 1),
+                                                  (10, 0.5))),
+        "no text": message((1, message((2, 1.0)))) + whole,
+        "long": message((1, b"x"))[:1] + varint(1 << 60) + whole,
+        "no bytes": whole.replace(b"<0x41>", b"<1x41>"),
+    }
+    for name, data in cases.items():
+        with open(path("bad.model"), "wb") as f:
+            f.write(data)
+        p = run("tokenizer", "-o", path("bad.gguf"), "--spm",
+                path("bad.model"), code=1)
+        check(f"{name}: nothing is left", not os.path.exists(
+            path("bad.gguf")) and p.stderr.startswith("membank-train: "),
+            p.stderr)
+    run("tokenizer", "-o", path("bad.gguf"), code=2)
+    run("tokenizer", "--spm", path("v.model"), code=2)
+    texts = os.path.join(source, "tools", "sample", "inaugural.jsonl")
+    args = ["tokenizer", "-q", "-o", path("own.gguf"), "--pieces", "700",
+            texts]
+    p = run(*args, code=1, env={**os.environ, "PATH": folder})
+    check("says what is missing", "not installed" in p.stderr, p.stderr)
+    if not shutil.which("spm_train"):
+        print("spm_train is not installed: no vocabulary of texts")
+        return
+    run(*args)
+    own, _ = gguf_file.read(path("own.gguf"))
+    tokens = own["tokenizer.ggml.tokens"][1][1]
+    check("700 pieces, controls, bytes, words", len(tokens) == 700 and
+          list(tokens[:9]) == ["<unk>", "<s>", "</s>", "<landmark>",
+                               "<summary>", "<memory>", "<query>", "<passage>",
+                               "<0x00>"] and "\u2581the" in tokens, tokens)
+    check("digits one by one", not any(
+        re.search("[0-9]{2}", t) for t in tokens if not t.startswith("<0x")))
+    p = run("shards", "-q", "-o", path("own"), "--tokenizer", path("own.gguf"),
+            f"x={texts}")
+    check("it encodes", 2 < float(p.stdout.split()[-4]) < 5, p.stdout)
+    p = run(*args[:5], "1000000", texts, code=1)
+    check("tells what spm_train says", "spm_train failed" in p.stderr,
+          p.stderr)
+    check("no temporary folder is left", not [
+        f for f in os.listdir("/tmp") if f.startswith("membank-train-") and
+        os.path.exists(f"/tmp/{f}/text")])
 
 
 # ---- shards ----
@@ -393,6 +485,7 @@ def speed():
 
 
 try:
+    vocabularies()
     make_shards()
     losses = whole_run()
     pieces(losses)

@@ -31,20 +31,6 @@ struct shards_job {
     uint64_t n_bytes;
 };
 
-/* The first n characters of valid UTF-8. */
-static struct mb_slice
-first_chars(struct mb_slice text, uint64_t n)
-{
-    size_t at = 0;
-    while (at < text.size && n > 0) {
-        at++;
-        while (at < text.size && (text.data[at] & 0xC0) == 0x80)
-            at++;
-        n--;
-    }
-    return mb_slice_of(text.data, at);
-}
-
 static mb_status
 add_document(struct shards_job *job, const struct source_document *doc,
     struct mb_error *err)
@@ -55,9 +41,8 @@ add_document(struct shards_job *job, const struct source_document *doc,
         mb_wire_parse(doc->msgpack, NULL, true, job->arena, &map, err);
     if (st != MB_OK)
         return st;
-    struct mb_slice text = value_str(map, "text");
-    if (job->max_chars > 0)
-        text = first_chars(text, job->max_chars);
+    struct mb_slice text =
+        train_first_chars(value_str(map, "text"), job->max_chars);
     mb_buffer_clear(&job->tokens);
     st = mb_tokenizer_encode(job->tok, job->cache, text, &job->tokens, err);
     if (st != MB_OK)

@@ -39,6 +39,8 @@ MB_MUST_USE mb_status train_path(const char *dir, const char *name,
 /* A tokenizer and the file that it is in. */
 MB_MUST_USE mb_status train_open_vocab(const char *path, struct mb_gguf **gguf,
     struct mb_tokenizer **tok, struct mb_error *err);
+/* The first n characters of valid UTF-8; 0: all. */
+struct mb_slice train_first_chars(struct mb_slice text, uint64_t n);
 /* Read and parse a config file. */
 MB_MUST_USE mb_status train_read_config(const char *path, struct config *out,
     struct mb_buffer *text, struct mb_error *err);
