@@ -31,6 +31,8 @@
 /* The node of the generic block: as large as a whole path, the same for every
  * text. It shows what more parameters and more training do without routing. */
 #define MB_BANK_GENERIC UINT64_MAX
+/* Stands behind the last node of a path that ends above the lowest level. */
+#define MB_BANK_NONE (UINT64_MAX - 1)
 
 struct mb_bank_trainer;
 
@@ -140,7 +142,7 @@ struct mb_bank_gain {
     uint64_t node;
     size_t level;           /* 0: generic */
     uint64_t n_windows;     /* of the job, trained, through this node */
-    uint64_t n_tokens;      /* trained on, over all epochs */
+    uint64_t n_tokens;      /* trained on since it was fresh */
     uint64_t n_held_out;    /* targets; 0: the losses below are 0 too */
     double before;          /* the anchor alone */
     double without;         /* with the blocks above this one */
