@@ -21,6 +21,7 @@
 
 #include "json.h"
 #include "measure.h"
+#include "passkey.h"
 #include "ppl.h"
 #include "tool.h"
 
@@ -46,10 +47,35 @@ static const struct mb_cli_option options[] = {
         "with ppl: tokens from one window to the next; as many as the window "
         "if not given",
         NULL},
+    {"context", 0, "KIND", false,
+        "with ppl: none reads windows; landmark reads a document as one "
+        "context, of segments that retrieve blocks of what came before",
+        "none"},
+    {"k", 'k', "BLOCKS", false,
+        "with landmarks: blocks that each choice retrieves; 0: none", "4"},
+    {"segment", 0, "BLOCKS", false,
+        "with landmarks: blocks of 63 tokens that are read together", "4"},
+    {"select", 0, "MODE", false,
+        "with landmarks: who chooses together while text is read: each row's "
+        "head, a group of heads, a row, or a chunk's head",
+        "chunk"},
+    {"lengths", 0, "TOKENS,...", false, "with passkey: how long texts are",
+        "1024,4096,8192,16384,32768"},
+    {"prompts", 'n', "N", false, "with passkey: prompts of each length", "20"},
+    {"decoys", 0, "N", false, "with passkey: keys of others in each text", "0"},
+    {"filler", 0, "FILE", false,
+        "with passkey: natural text around the keys; else five sentences "
+        "again and again",
+        NULL},
+    {"seed", 0, "N", false, "with passkey: other keys for other numbers", "1"},
+    {"csv", 0, "FILE", false, "with passkey: write each prompt's outcome",
+        NULL},
+    {"svg", 0, "FILE", false, "with passkey: draw right answers by depth",
+        NULL},
     {"cache", 0, "TYPE", false, "with ppl: keys and values, f16, q8_0 or f32",
         "f16"},
-    {"threads", 0, "N", false, "with ppl: threads; 0: one for each processor",
-        "0"},
+    {"threads", 0, "N", false,
+        "of the model: threads; 0: one for each processor", "0"},
     {"json", 0, NULL, false,
         "print JSON, one line a folder and mode, or a file", NULL},
     {NULL, 0, NULL, false, NULL, NULL},
@@ -61,13 +87,17 @@ static const struct mb_cli_example examples[] = {
         "several, for a program to read"},
     {"membank-eval --model m.gguf --stride 256 ppl a.txt b.jsonl",
         "perplexity, each token with 256 or more before it"},
+    {"membank-eval --context landmark -k 2 ppl book.txt",
+        "perplexity with two blocks retrieved from all that came before"},
+    {"membank-eval -n 50 --lengths 32768 --svg depth.svg passkey",
+        "how often a number in 32,768 tokens is found again"},
     {NULL, NULL},
 };
 
 static const struct mb_cli_program program = {
     .name = "membank-eval",
     .summary = "measure search against judgements, and models on texts",
-    .usage = "[OPTION]... ir DIR... | ppl FILE...",
+    .usage = "[OPTION]... ir DIR... | ppl FILE... | passkey",
     .description =
         "ir: Each DIR holds corpus.jsonl (_id, title, text), queries.jsonl "
         "(_id, "
@@ -81,7 +111,12 @@ static const struct mb_cli_program program = {
         "the end-of-text token that the vocabulary has; it is read in windows, "
         "and each token but the first is predicted once. Perplexity is e to "
         "the mean of -log p; bits per byte do not depend on the vocabulary, so "
-        "that models can be compared.",
+        "that models can be compared.\n\n"
+        "passkey: A five-digit number hides in a long text, which is read as a "
+        "context through landmarks; at its end the model is asked for it. "
+        "Right answers have all digits right; found are those prompts whose "
+        "key was in a block that was retrieved, or at hand, for the answer. "
+        "-k 0 retrieves nothing: the control.",
     .options = options,
     .examples = examples,
 };
@@ -397,9 +432,12 @@ run(struct eval *e)
     if (n >= 2 && strcmp(mb_cli_arg(e->cli, 0), "ppl") == 0)
         return ppl_run(e->cli, 1, &err) == MB_OK ? 0
                                                  : mb_cli_fail(&program, &err);
+    if (n == 1 && strcmp(mb_cli_arg(e->cli, 0), "passkey") == 0)
+        return passkey_run(e->cli, &err) == MB_OK ? 0
+                                                  : mb_cli_fail(&program, &err);
     if (n < 2 || strcmp(mb_cli_arg(e->cli, 0), "ir") != 0) {
-        (void)mb_error_set(
-            &err, MB_ERR_BAD_ARG, "what to measure: ir DIR... or ppl FILE...");
+        (void)mb_error_set(&err, MB_ERR_BAD_ARG,
+            "what to measure: ir DIR..., ppl FILE... or passkey");
         return mb_cli_usage(&program, &err);
     }
     e->json = mb_cli_has(e->cli, "json");

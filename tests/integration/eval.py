@@ -68,6 +68,19 @@ def test_ppl():
                               {"id": "2", "text": text}]))
     two = ppl("ppl", os.path.join(folder, "two.jsonl"))
     assert two["documents"] == 2 and two["nll"] == 2 * r["nll"], (two, r)
+    # Within one block a landmark is never seen: contexts read like windows.
+    write("brief.txt", text[:120])
+    brief = os.path.join(folder, "brief.txt")
+    assert near(ppl("--context", "landmark", "ppl", brief)["nll"],
+                ppl("ppl", brief)["nll"], 1e-3)
+    # What repeats is better predicted with blocks from far back.
+    args = ["--context", "landmark", "--segment", "1", "ppl"]
+    none, some = (ppl(*args, file, "-k", k) for k in ("0", "4"))
+    assert none["scored"] == some["scored"] == r["scored"], (none, some)
+    assert none["k"] == 0 and some["k"] == 4 and some["segment"] == 1, some
+    assert some["nll"] < none["nll"], (some, none)
+    two = ppl(*args, os.path.join(folder, "two.jsonl"))
+    assert two["nll"] == 2 * some["nll"], (two, some)
     table = run("ppl", file, file).stdout.splitlines()
     assert len(table) == 4 and "bits/byte" in table[1], table
     for words, args in (
@@ -75,11 +88,48 @@ def test_ppl():
             ("no text", ["ppl", folder + "/none"]),
             ("--stride", ["--window", "8", "--stride", "9", "ppl", file]),
             ("--cache", ["--cache", "q9", "ppl", file]),
+            ("--context", ["--context", "hmt", "ppl", file]),
+            ("--select", ["--context", "landmark", "--select", "x", "ppl",
+                          file]),
             ("none.gguf", ["--model", "none.gguf", "ppl", file]),
             ("no-such-file", ["ppl", "no-such-file"])):
         if "none" in args[-1] and not os.path.exists(args[-1]):
             os.mkdir(args[-1])
         assert words in run(*args, code=1).stderr, (words, args)
+
+
+def test_passkey():
+    """The bundled model need not find a key; what is counted must be right."""
+    csv, svg = (os.path.join(folder, name) for name in ("p.csv", "p.svg"))
+    args = ["--json", "-n", "5", "--segment", "1", "--seed", "7"]
+    out = run(*args, "--lengths", "300,900", "--csv", csv, "--svg", svg,
+              "passkey").stdout
+    r = [json.loads(line) for line in out.splitlines()]
+    assert [x["length"] for x in r] == [300, 900], r
+    assert all(x["prompts"] == 5 and x["k"] == 4 for x in r), r
+    assert all(0 <= x["right"] <= 1 and 0 < x["found"] <= 1 for x in r), r
+    rows = open(csv, encoding="utf-8").read().splitlines()
+    assert rows[0] == "length,depth,right,found,key,answer", rows
+    assert len(rows) == 11 and rows[1].startswith("300,0.1000,"), rows
+    right = sum(int(row.split(",")[2]) for row in rows[6:])
+    assert right == 5 * r[1]["right"], (right, r)
+    for row in rows[1:]:
+        parts = row.split(",", 5)
+        assert (parts[2] == "1") == (parts[5].strip('"') == parts[4]), row
+    picture = open(svg, encoding="utf-8").read()
+    assert picture.startswith("<svg") and picture.count("<title>") == 10, picture
+    # The same again; nothing is retrieved without blocks, but what is at hand.
+    again = run(*args, "--lengths", "300", "passkey").stdout
+    assert json.loads(again)["right"] == r[0]["right"]
+    none, = (json.loads(run(*args, "-k", "0", "--lengths", "900", "passkey",
+                            "--decoys", "3").stdout),)
+    assert none["found"] <= 0.2 and none["decoys"] == 3, none
+    for words, more in (("--lengths", ["--lengths", "12"]),
+                        ("--lengths", ["--lengths", "300,x"]),
+                        ("--decoys", ["--decoys", "99"]),
+                        ("no-such-file", ["--filler", "no-such-file"]),
+                        ("p.csv", ["--csv", folder + "/no/p.csv"])):
+        assert words in run(*more, "passkey", code=1).stderr, (words, more)
 
 
 def lines(rows):
@@ -121,6 +171,7 @@ try:
     assert "qrels.tsv" in run("ir", folder + "/absent", code=1).stderr
     run(code=2)
     test_ppl()
+    test_passkey()
     run("ppl", code=2)
     left = [f for f in os.listdir(tempfile.gettempdir())
             if f.startswith("membank-eval-") and

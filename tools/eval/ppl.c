@@ -13,7 +13,7 @@
 
 #include "display.h"
 #include "json.h"
-#include "mb_decoder.h"
+#include "landmarks.h"
 #include "progress.h"
 #include "source.h"
 #include "tool.h"
@@ -49,6 +49,8 @@ struct ppl {
     struct mb_token_cache *words;
     struct mb_cache *cache;
     struct mb_pass *pass;
+    bool has_landmarks; /* documents are contexts */
+    struct landmarks landmarks;
     uint64_t window;
     uint64_t stride;
     uint64_t n_threads; /* 0: all */
@@ -69,8 +71,7 @@ struct ppl {
 static mb_status
 read_options(struct ppl *p, mb_cache_type *cache, struct mb_error *err)
 {
-    static const char *const names[] = {"f16", "q8_0", "f32"};
-    const char *name = mb_cli_str(p->cli, "cache");
+    const char *name = mb_cli_str(p->cli, "context");
     mb_status st = mb_cli_u64(p->cli, "window", 2, 1 << 20, &p->window, err);
 
     p->stride = p->window;
@@ -82,15 +83,11 @@ read_options(struct ppl *p, mb_cache_type *cache, struct mb_error *err)
     if (p->path == NULL)
         p->path = access(MB_MODEL_INSTALLED, R_OK) == 0 ? MB_MODEL_INSTALLED
                                                         : MB_MODEL_SOURCE;
-    for (int i = 0; st == MB_OK && i < 3; i++) {
-        if (strcmp(name, names[i]) == 0) {
-            *cache = (mb_cache_type)i;
-            return MB_OK;
-        }
-    }
-    return st != MB_OK ? st
-                       : mb_error_set(err, MB_ERR_BAD_ARG,
-                             "--cache %s: f16, q8_0 or f32", name);
+    p->has_landmarks = strcmp(name, "landmark") == 0;
+    if (st == MB_OK && !p->has_landmarks && strcmp(name, "none") != 0)
+        st = mb_error_set(
+            err, MB_ERR_BAD_ARG, "--context %s: none or landmark", name);
+    return st == MB_OK ? landmarks_cache_type(p->cli, cache, err) : st;
 }
 
 static mb_status
@@ -122,6 +119,9 @@ open_model(struct ppl *p, struct mb_error *err)
             p->decoder, p->max_rows, (unsigned)p->n_threads, &p->pass, err);
     for (size_t i = 0; i < MAX_WINDOWS && st == MB_OK; i++)
         st = mb_sequence_new(p->cache, &p->batch.seqs[i], err);
+    if (st == MB_OK && p->has_landmarks)
+        st = landmarks_open(
+            &p->landmarks, p->cli, p->gguf, p->decoder, p->tokenizer, err);
     return st;
 }
 
@@ -130,6 +130,7 @@ close_model(struct ppl *p)
 {
     for (size_t i = 0; i < MAX_WINDOWS; i++)
         mb_sequence_free(p->batch.seqs[i]);
+    landmarks_close(&p->landmarks);
     mb_pass_free(p->pass);
     mb_cache_free(p->cache);
     mb_token_cache_free(p->words);
@@ -257,6 +258,23 @@ score(struct ppl *p, struct mb_error *err)
     return st;
 }
 
+/* The same, read as a context from its first token on. */
+static mb_status
+score_context(struct ppl *p, struct mb_error *err)
+{
+    size_t n = p->n > 0 ? p->n - 1 : 0;
+    struct mb_context_rows rows = {
+        .tokens = p->tokens, .n = n, .targets = p->tokens + 1, .nll = p->nll};
+    mb_status st = mb_context_truncate(p->landmarks.ctx, 0, err);
+
+    if (st == MB_OK)
+        st = mb_context_read(p->landmarks.ctx, p->pass, &rows, err);
+    for (size_t i = 0; st == MB_OK && i < n; i++)
+        p->totals.nll += (double)p->nll[i];
+    p->totals.n_scored += n;
+    return st;
+}
+
 static mb_status
 add_document(
     struct ppl *p, const struct source_document *doc, struct mb_error *err)
@@ -266,7 +284,7 @@ add_document(
     mb_status st = encode(p, text, err);
 
     if (st == MB_OK)
-        st = score(p, err);
+        st = p->has_landmarks ? score_context(p, err) : score(p, err);
     p->totals.n_documents++;
     p->totals.n_bytes += text.size;
     p->totals.n_tokens += p->n;
@@ -299,18 +317,29 @@ figures_of(const struct totals *t)
 }
 
 static void
+print_header(const struct ppl *p, const struct mb_decoder_info *info)
+{
+    (void)printf("%s: %s, %s, ", p->path, info->arch, info->weights);
+    if (p->has_landmarks)
+        (void)printf("landmarks, segments of %zu blocks, %zu retrieved by %s",
+            p->landmarks.options.segment_blocks, landmarks_k(&p->landmarks),
+            p->landmarks.select);
+    else
+        (void)printf("windows of %llu every %llu tokens",
+            (unsigned long long)p->window, (unsigned long long)p->stride);
+    (void)printf(", cache %s\n%-32s  %9s  %9s  %10s  %10s  %11s  %9s  %8s\n",
+        mb_cli_str(p->cli, "cache"), "file", "documents", "tokens",
+        "nats/token", "perplexity", "bytes/token", "bits/byte", "tokens/s");
+}
+
+static void
 print_row(struct ppl *p, const char *file)
 {
     struct figures f = figures_of(&p->totals);
     const struct mb_decoder_info *info = mb_decoder_info(p->decoder);
 
     if (!p->has_header) {
-        (void)printf("%s: %s, %s, windows of %llu every %llu tokens, cache %s\n"
-                     "%-32s  %9s  %9s  %10s  %10s  %11s  %9s  %8s\n",
-            p->path, info->arch, info->weights, (unsigned long long)p->window,
-            (unsigned long long)p->stride, mb_cli_str(p->cli, "cache"), "file",
-            "documents", "tokens", "nats/token", "perplexity", "bytes/token",
-            "bits/byte", "tokens/s");
+        print_header(p, info);
         p->has_header = true;
     }
     (void)printf("%-32s  %9llu  %9llu  %10.4f  %10.3f  %11.3f  %9.4f  %8.0f\n",
@@ -336,8 +365,15 @@ print_json(const struct ppl *p, const char *file)
     json_kv_cstr(&w, "arch", info->arch);
     json_kv_cstr(&w, "weights", info->weights);
     json_kv_cstr(&w, "cache", mb_cli_str(p->cli, "cache"));
-    json_kv_u64(&w, "window", p->window);
-    json_kv_u64(&w, "stride", p->stride);
+    json_kv_cstr(&w, "context", mb_cli_str(p->cli, "context"));
+    if (p->has_landmarks) {
+        json_kv_u64(&w, "k", landmarks_k(&p->landmarks));
+        json_kv_u64(&w, "segment", p->landmarks.options.segment_blocks);
+        json_kv_cstr(&w, "select", p->landmarks.select);
+    } else {
+        json_kv_u64(&w, "window", p->window);
+        json_kv_u64(&w, "stride", p->stride);
+    }
     json_kv_u64(&w, "documents", p->totals.n_documents);
     json_kv_u64(&w, "bytes", p->totals.n_bytes);
     json_kv_u64(&w, "tokens", p->totals.n_tokens);
