@@ -33,6 +33,8 @@ static const struct mb_cli_example examples[] = {
         "the top of the cluster tree with its terms"},
     {"membank-dump --store db -c notes document README.md --text",
         "the text of a document"},
+    {"membank-dump --store db context book",
+        "what a context is made of, and what its last answer looked at"},
     {"membank-dump --store db verify",
         "check every record; exit status 1 if one is broken"},
     {"membank-dump --store db html store.html",
@@ -53,9 +55,10 @@ static const struct mb_cli_program program = {
         "  documents        ids, titles and sizes\n"
         "  document ID      metadata, segments, text\n"
         "  segment N        text, terms, vector\n"
-        "  block N          a token block (none are kept yet)\n"
+        "  block N          a token block of a collection (none are kept yet)\n"
         "  bank             memory blocks (none are kept yet)\n"
-        "  contexts         long contexts (none are kept yet)\n"
+        "  contexts         long contexts and their sizes\n"
+        "  context NAME     one: blocks, bytes, what was retrieved when\n"
         "  stats            sizes of file and tables\n"
         "  verify           check every record, name the broken ones\n"
         "  html OUT.html    a page that shows collections, clusters, "
@@ -83,6 +86,7 @@ static const struct view views[] = {
     {"block", "N", view_block},
     {"bank", NULL, view_bank},
     {"contexts", NULL, view_contexts},
+    {"context", "NAME", view_context},
     {"stats", NULL, view_stats},
     {"verify", NULL, view_verify},
     {"html", "OUT.html", view_html},

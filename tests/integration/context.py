@@ -5,16 +5,18 @@
 Scores are compared token by token and must be equal, bit for bit: of a context
 that was read in one go, in pieces, after a restart, after kill -9 amid an
 append, through a fork, behind a cut. ctest: timeout=300"""
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.environ["MB_SOURCE_DIR"], "tests",
                                 "support"))
-from session import Client, Daemon, check
+from session import Client, Daemon, build, check
 
 source = os.environ["MB_SOURCE_DIR"]
 ANCHOR = os.path.join(source, "model", "weights", "anchor.gguf")
@@ -182,6 +184,38 @@ def test_generate(client):
     check(info(client, "empty")["tokens"] == 0)
     for name in ("g", "empty"):
         client.result("context.delete", name=name)
+
+
+def dump(*args):
+    return subprocess.run(
+        [os.path.join(build, "tools", "membank-dump"), "--store",
+         os.path.join(folder, "store"), *args], check=True,
+        capture_output=True, text=True).stdout
+
+
+def test_dump(client):
+    """What a tool shows of a store that is being served."""
+    open_and_append(client, "shown", [words(600, 4)])
+    check("nothing was generated" in dump("context", "shown"))
+    out = client.result("context.generate", name="shown", max_tokens=64,
+                        temperature=0)
+    here = info(client, "shown")
+    one = json.loads(dump("--json", "context", "shown"))
+    check(one["tokens"] == here["tokens"] and one["bytes"] == here["bytes"] and
+          one["blocks"] == here["blocks"], one, here)
+    hits = [0] * one["blocks"]
+    for step, block, count in one["retrieved"]["picks"]:
+        check(step < 65 and count > 0, step, count)
+        hits[block] += count
+    for block in out["used"]["blocks"]:
+        check(hits[block["block"]] == block["hits"], block, hits)
+    text = dump("context", "shown")
+    check("retrieved over the last generation: 64 tokens" in text, text)
+    check(any("@" in line for line in text.splitlines()), text)
+    check("shown" in dump("contexts"))
+    check(json.loads(dump("--json", "contexts").splitlines()[0])["name"] ==
+          "shown")
+    client.result("context.delete", name="shown")
 
 
 def test_settings(client):
@@ -386,6 +420,7 @@ def main():
     client = Client(daemon)
     test_fork_and_truncate(client, a, before)
     test_generate(client)
+    test_dump(client)
     test_settings(client)
     test_quota(client)
     test_at(client)

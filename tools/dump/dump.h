@@ -51,9 +51,13 @@ mb_status view_document(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_segment(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_block(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_bank(struct dump *d, const char *arg, struct mb_error *err);
-mb_status view_contexts(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_stats(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_verify(struct dump *d, const char *arg, struct mb_error *err);
+
+/* ---- contexts.c ---- */
+
+mb_status view_contexts(struct dump *d, const char *arg, struct mb_error *err);
+mb_status view_context(struct dump *d, const char *arg, struct mb_error *err);
 
 /* ---- treeview.c ---- */
 

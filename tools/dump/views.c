@@ -530,7 +530,8 @@ view_block(struct dump *d, const char *arg, struct mb_error *err)
 
     return st == MB_OK
                ? say_none(d, "blocks",
-                     "token blocks with landmark keys are not kept yet", err)
+                     "collections keep none; `context NAME` shows those of one",
+                     err)
                : st;
 }
 
@@ -540,13 +541,6 @@ view_bank(struct dump *d, const char *arg, struct mb_error *err)
     (void)arg;
     return say_none(d, "banks",
         "memory blocks are not trained yet; `tree` shows their clusters", err);
-}
-
-mb_status
-view_contexts(struct dump *d, const char *arg, struct mb_error *err)
-{
-    (void)arg;
-    return say_none(d, "contexts", "long contexts are not kept yet", err);
 }
 
 /* ---- stats ---- */
