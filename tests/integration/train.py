@@ -477,6 +477,51 @@ def evaluated():
     run("eval", path("none.gguf"), *shards, code=1)
 
 
+def recipe():
+    """The anchor's own recipe on a few texts and a few steps: from texts to a
+    table; called again it does nothing over."""
+    with open(os.path.join(source, "tools", "sample", "inaugural.jsonl"),
+              encoding="utf-8") as f:
+        lines = f.readlines()
+    os.makedirs(path("data/train"))
+    os.makedirs(path("data/dev/wikitext-2"))
+    for i, name in enumerate(("books", "wiki", "tech", "dict",
+                              "textbooks-ccby", "speeches")):
+        write(f"data/train/{name}.jsonl", "".join(lines[2 * i:2 * i + 2]))
+        subprocess.run(["zstd", "-q", "--rm",
+                        path(f"data/train/{name}.jsonl")], check=True)
+    write("data/dev/books-dev.jsonl", lines[12])
+    write("data/dev/wiki-small-dev.jsonl", lines[13])
+    write("data/dev/wikitext-2/wiki.valid.tokens", lines[14])
+    with open(os.path.join(source, "model", "weights", "anchor.conf"),
+              encoding="utf-8") as f:
+        conf = f.read()
+    for key, value in (("layers", 1), ("width", 32), ("heads", 2),
+                       ("kv_heads", 1), ("head_dim", 16), ("ffn", 32),
+                       ("rows", 64), ("tokens", 2048)):
+        conf, n = re.subn(rf"^{key} = .*$", f"{key} = {value}", conf,
+                          flags=re.M)
+        check(f"anchor.conf has {key}", n == 1)
+    write("recipe.conf", conf)
+    for again in (False, True):
+        p = subprocess.run(
+            [os.path.join(source, "tools", "train-anchor"), path("data"),
+             path("recipe"), path("recipe.conf")], capture_output=True,
+            text=True, timeout=100, check=False,
+            env={**os.environ, "MEMBANK_BUILD": build})
+        check(f"recipe: exit {p.returncode}", p.returncode == 0,
+              p.stdout + p.stderr)
+        check("recipe: shards are made once",
+              ("documents" in p.stdout) != again, p.stdout)
+        check("recipe: a table of all texts", all(
+            f"\n{name} " in p.stdout
+            for name in ("books-dev", "wiki-dev", "wikitext-dev", "passkey")),
+            p.stdout)
+    check("recipe: all that it promises", {
+        "model-q8_0.gguf", "eval.csv", "eval.txt", "curve.svg"} <=
+        set(os.listdir(path("recipe/run"))), os.listdir(path("recipe/run")))
+
+
 def speed():
     p = run("anchor", "-c", path("run.conf"), "--speed", "--json")
     rows = [json.loads(line) for line in p.stdout.splitlines()]
@@ -493,6 +538,7 @@ try:
     exports()
     evaluated()
     refused()
+    recipe()
     speed()
 finally:
     shutil.rmtree(folder, ignore_errors=True)
