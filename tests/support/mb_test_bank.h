@@ -63,12 +63,10 @@ bank_write_model(struct trainer *t, const char *path)
 }
 
 /* Weights ten times as large as fresh ones, so that layers matter. */
-static inline struct mb_gguf *
-bank_tiny_model(const struct mb_test_dir *dir)
+static inline struct trainer *
+bank_tiny_trainer(void)
 {
-    char path[1024];
     struct trainer *t = NULL;
-    struct mb_gguf *gguf = NULL;
     assert_ok(trainer_new(&bank_tiny,
         &(struct train_options){.n_threads = 1, .seed = 3}, &t, NULL));
     for (size_t i = 0; i < trainer_n_weights(t); i++) {
@@ -76,6 +74,15 @@ bank_tiny_model(const struct mb_test_dir *dir)
         for (size_t j = 0; w->n_rows > 1 && j < w->n_rows * w->n_cols; j++)
             w->value[j] *= 10;
     }
+    return t;
+}
+
+static inline struct mb_gguf *
+bank_tiny_model(const struct mb_test_dir *dir)
+{
+    char path[1024];
+    struct trainer *t = bank_tiny_trainer();
+    struct mb_gguf *gguf = NULL;
     (void)snprintf(path, sizeof(path), "%s/tiny.gguf", dir->path);
     bank_write_model(t, path);
     assert_ok(mb_gguf_open(path, &gguf, NULL));
