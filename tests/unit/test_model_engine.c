@@ -104,7 +104,7 @@ test_score_then_as_plain_pass(void **state)
     struct plain p = plain_begin(&r);
     mb_token_id tokens[512];
     float nll[512];
-    size_t n = long_text(&r, tokens, 300);
+    size_t n = long_text(&r, tokens, 170);
     struct job j = {.request = {
                         .task = MB_TASK_SCORE,
                         .tokens = tokens,
@@ -147,14 +147,14 @@ mixed(const struct rig *r, size_t i, mb_token_id *tokens, struct job *j)
     q->tokens = tokens;
     if (i % 4 == 3) {
         q->task = i % 8 == 3 ? MB_TASK_SCORE : MB_TASK_EMBED;
-        q->n = long_text(r, tokens, 60 * i + 5);
+        q->n = long_text(r, tokens, 10 * i + 5);
         q->n_head = 1;
         q->n_context = 1;
         return;
     }
-    q->n = i % 4 == 2 ? long_text(r, tokens, 20 * i + 30)
+    q->n = i % 4 == 2 ? long_text(r, tokens, 6 * i + 30)
                       : rig_tokens(r, texts[i % 4 + i % 2], tokens, MAX_T);
-    q->max_tokens = 10 + 3 * i;
+    q->max_tokens = 5 + i;
     q->sampling = (struct mb_sampling){
         .temperature = i % 3 == 0 ? 0 : 0.9f,
         .top_k = i % 3 == 1 ? 40 : 0,
@@ -233,7 +233,7 @@ test_mixed_requests_then_equal_to_single_runs(void **state)
 static void
 test_score_when_longer_than_window_then_strides(void **state)
 {
-    enum { N = 700, STRIDE = 100, W = 256 };
+    enum { N = 330, STRIDE = 60, W = 128 };
 
     struct rig r =
         rig_begin(&(struct mb_engine_options){.n_threads = 1, .cache_rows = W});
