@@ -38,8 +38,14 @@ read_tokens(const struct mb_decoder *decoder, struct mb_pass *pass,
         tokens[i] = (mb_token_id)(i * 7 % n_vocab);
     MB_ASSERT(mb_cache_new(decoder, type, 64, &cache, NULL) == MB_OK);
     MB_ASSERT(mb_sequence_new(cache, &seq, NULL) == MB_OK);
-    struct mb_rows rows = {
-        seq, tokens, N_TOKENS, kind, logits, tokens, room->nll, room->hidden};
+    struct mb_rows rows = {.seq = seq,
+        .tokens = tokens,
+        .n = N_TOKENS,
+        .kind = kind,
+        .logits = logits,
+        .targets = tokens,
+        .nll = room->nll,
+        .hidden = room->hidden};
     MB_ASSERT(mb_pass_run(pass, &rows, 1, NULL) == MB_OK);
     mb_sequence_free(seq);
     mb_cache_free(cache);
