@@ -100,8 +100,8 @@ write_dense(
     mb_write_kv_uint(w, "fitted_segments", coll->fitted_segments);
     mb_write_kv_uint(w, "leaves", info.n_leaves);
     mb_write_kv_uint(w, "depth", info.depth);
-    mb_write_kv_uint(w, "nprobe", info.nprobe);
-    mb_write_kv_f64(w, "recall", info.recall);
+    mb_write_kv_uint(w, "nprobe", info.probing.nprobe);
+    mb_write_kv_f64(w, "recall", info.probing.recall);
     if (is_anchor)
         write_owner(c, snap, coll);
 }

@@ -818,7 +818,8 @@ refit(struct jobs *j, const struct mb_collection *coll)
             "id=%llu generation=%u dim=%zu terms=%zu vectors=%llu leaves=%u "
             "nprobe=%u recall=%.3f",
             (unsigned long long)job->id, r.generation, r.dim, r.n_terms,
-            (unsigned long long)r.n_vectors, r.n_leaves, r.nprobe, r.recall);
+            (unsigned long long)r.n_vectors, r.n_leaves, r.probing.nprobe,
+            r.probing.recall);
     (void)job_end(j, job, st, &err);
     (void)pthread_mutex_lock(&j->lock);
     j->changed = true;

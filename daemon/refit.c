@@ -426,8 +426,7 @@ measure(struct build *b, struct mb_error *err)
     mb_status st;
 
     r->n_leaves = mb_tree_n_leaves(b->tree);
-    r->nprobe = 1;
-    r->recall = 1;
+    r->probing = (struct mb_probing){.nprobe = 1, .recall = 1};
     if (r->n_leaves <= 1)
         return MB_OK;
     if (stops(b, "measure", PART_FOLDED))
@@ -435,11 +434,11 @@ measure(struct build *b, struct mb_error *err)
     st = look(b, &snap, &coll, err);
     if (st == MB_OK)
         st = mb_generation_measure(snap, &coll, r->generation, MEASURE_WITH,
-            r->cfg->recall_target, REFIT_SEED, &r->nprobe, &r->recall, err);
+            r->cfg->recall_target, REFIT_SEED, &r->probing, err);
     mb_snapshot_end(snap);
     if (st == MB_OK)
         st = mb_op_generation_tune_new(
-            name_of(b), r->generation, r->nprobe, r->recall, &op, err);
+            name_of(b), r->generation, &r->probing, &op, err);
     return st == MB_OK ? apply(b, op, err) : st;
 }
 

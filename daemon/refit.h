@@ -25,8 +25,7 @@ struct refit {
     size_t dim;
     size_t n_terms;
     uint32_t n_leaves;
-    uint32_t nprobe;
-    double recall;
+    struct mb_probing probing;
     uint64_t n_vectors;
 };
 

@@ -143,8 +143,7 @@ dense_create_flat(
         .dim = (uint32_t)dim,
         .n_nodes = 1,
         .n_leaves = 1,
-        .nprobe = 1,
-        .recall = 1.0};
+        .probing = {.nprobe = 1, .recall = 1.0}};
     struct mb_tree *tree;
     mb_status st;
 

@@ -31,8 +31,7 @@ struct generation {
     uint32_t n_nodes;
     uint32_t n_leaves; /* 1: one flat list, searched whole */
     uint32_t depth;
-    uint32_t nprobe;
-    double recall; /* measured at nprobe; 1 for a flat list */
+    struct mb_probing probing;
     /* Kept while it is not served; then the collection's record counts. */
     uint64_t n_vectors;
     uint64_t embedding_bytes;
@@ -53,6 +52,17 @@ MB_MUST_USE mb_status generation_decode(
  * Errors: CORRUPT, IO. */
 MB_MUST_USE mb_status generation_list(struct kv_txn *txn, mb_collection_id coll,
     size_t max, uint32_t *out, size_t *n);
+
+/* nprobe, where there is a gap: times what would do without one. */
+#define DENSE_MOST_PROBED 2
+
+/* Leaves that are read whatever the gap: queries may be other than those that
+ * it was measured with. */
+static inline uint32_t
+dense_least_leaves(const struct mb_probing *probing)
+{
+    return (probing->nprobe + 3) / 4;
+}
 
 /* Embedding record: leaf u32, fp16 x dim, checksum. */
 #define EMBEDDING_HEAD 4

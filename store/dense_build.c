@@ -16,7 +16,8 @@ mb_status
 dense_generation_begin(struct wtxn *w, struct wcoll *wc, uint32_t *generation,
     struct mb_error *err)
 {
-    const struct generation g = {.state = GENERATION_BEGUN, .recall = 1.0};
+    const struct generation g = {
+        .state = GENERATION_BEGUN, .probing = {.recall = 1.0}};
     uint32_t number = wc->c.next_generation > 0 ? wc->c.next_generation : 1;
     mb_status st;
 
@@ -95,7 +96,8 @@ put_model(struct wtxn *w, mb_collection_id coll, uint32_t generation,
     g->depth = tree->depth;
     g->embedding_bytes = embedding.size;
     // Until it is tuned: all leaves of a small tree, a share of a large one.
-    g->nprobe = tree->n_leaves <= 16 ? tree->n_leaves : 8 + tree->n_leaves / 16;
+    g->probing.nprobe =
+        tree->n_leaves <= 16 ? tree->n_leaves : 8 + tree->n_leaves / 16;
     st = dense_tree_store(w->txn, coll, generation, tree, &g->tree_hash);
     if (st == MB_OK) {
         st = put_embedding_bytes(w, coll, generation, embedding);
@@ -229,7 +231,7 @@ dense_generation_add(struct wtxn *w, struct wcoll *wc, uint32_t generation,
 
 mb_status
 dense_generation_tune(struct wtxn *w, struct wcoll *wc, uint32_t generation,
-    uint32_t nprobe, double recall, struct mb_error *err)
+    const struct mb_probing *probing, struct mb_error *err)
 {
     struct generation g;
     mb_status st;
@@ -243,12 +245,14 @@ dense_generation_tune(struct wtxn *w, struct wcoll *wc, uint32_t generation,
     if (st != MB_OK) {
         return st;
     }
-    if (nprobe == 0 || nprobe > g.n_leaves || !(recall >= 0 && recall <= 1)) {
+    if (probing->nprobe == 0 || probing->nprobe > g.n_leaves ||
+        !(probing->gap >= 0 && probing->gap <= 2) ||
+        !(probing->recall >= 0 && probing->recall <= 1)) {
         return mb_error_set(err, MB_ERR_BAD_ARG,
-            "nprobe %u of %u leaves, recall %g", nprobe, g.n_leaves, recall);
+            "nprobe %u of %u leaves, gap %g, recall %g", probing->nprobe,
+            g.n_leaves, (double)probing->gap, probing->recall);
     }
-    g.nprobe = nprobe;
-    g.recall = recall;
+    g.probing = *probing;
     w->changed = true;
     st = generation_write(w->txn, wc->c.id, generation, &g);
     return st == MB_OK ? MB_OK

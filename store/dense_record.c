@@ -6,10 +6,12 @@
  * Threads: as the transaction. */
 #include "dense.h"
 
+#include <math.h>
 #include <string.h>
 
 #define GENERATION_VERSION 1
 #define GENERATION_SIZE    (56 + RECORD_CHECKSUM)
+#define GAP_STEP           1e-4 /* gaps are whole numbers of these */
 
 void
 generation_key(struct kv_key *key, mb_collection_id coll, uint32_t generation)
@@ -56,6 +58,13 @@ double_of(uint64_t bits)
     return v;
 }
 
+/* Rounded up: a gap that was measured is not lost. Cosines differ by 2. */
+static uint16_t
+gap_steps(float gap)
+{
+    return (uint16_t)ceil((double)gap / GAP_STEP);
+}
+
 mb_status
 generation_decode(struct mb_slice record, struct generation *out)
 {
@@ -70,8 +79,9 @@ generation_decode(struct mb_slice record, struct generation *out)
     out->n_nodes = mb_get_le32(p + 8);
     out->n_leaves = mb_get_le32(p + 12);
     out->depth = mb_get_le32(p + 16);
-    out->nprobe = mb_get_le32(p + 20);
-    out->recall = double_of(mb_get_le64(p + 24));
+    out->probing.gap = (float)(mb_get_le16(p + 2) * GAP_STEP);
+    out->probing.nprobe = mb_get_le32(p + 20);
+    out->probing.recall = double_of(mb_get_le64(p + 24));
     out->n_vectors = mb_get_le64(p + 32);
     out->embedding_bytes = mb_get_le64(p + 40);
     out->tree_hash = mb_get_le64(p + 48);
@@ -111,12 +121,13 @@ generation_write(struct kv_txn *txn, mb_collection_id coll, uint32_t generation,
     uint8_t p[GENERATION_SIZE] = {GENERATION_VERSION, (uint8_t)g->state};
     struct kv_key key;
 
+    mb_put_le16(p + 2, gap_steps(g->probing.gap));
     mb_put_le32(p + 4, g->dim);
     mb_put_le32(p + 8, g->n_nodes);
     mb_put_le32(p + 12, g->n_leaves);
     mb_put_le32(p + 16, g->depth);
-    mb_put_le32(p + 20, g->nprobe);
-    mb_put_le64(p + 24, bits_of(g->recall));
+    mb_put_le32(p + 20, g->probing.nprobe);
+    mb_put_le64(p + 24, bits_of(g->probing.recall));
     mb_put_le64(p + 32, g->n_vectors);
     mb_put_le64(p + 40, g->embedding_bytes);
     mb_put_le64(p + 48, g->tree_hash);

@@ -6,8 +6,9 @@
  *   values, exactly;
  * - whole: all lists, for a flat generation, an exact query or a narrow filter;
  * - probe: the leaves whose centroids are nearest, in falling order, until
- *   enough of them were read and k were found. A filter raises their number:
- *   what it lets through lies further out.
+ *   enough of them were read, or the next one is much further than the first
+ *   was, and k were found. A filter raises their number: what it lets through
+ *   lies further out.
  * The int8 scan keeps the best RESCORE(k) rows; their fp16 values decide.
  * The filter is tested inside the scan, so that k are found if k exist.
  *
@@ -325,29 +326,51 @@ add_unread(const struct leaf_queue *queue, const struct mb_tree *tree,
     }
 }
 
-/* How many leaves to read, at least 1, the filter's narrowness in mind. */
-static size_t
-leaves_to_probe(const struct search *s, double selectivity)
+/* How far to look. */
+struct reach {
+    size_t least; /* leaves, whatever their gap */
+    size_t most;  /* leaves; at least 1 */
+    float gap;    /* past the least, none further below the nearest than this */
+};
+
+/* As measured, the filter's narrowness in mind. A number that was asked for,
+ * or is widened for a filter, has no other end. */
+static struct reach
+reach_of(const struct search *s, double selectivity)
 {
+    const struct mb_probing *probing = &s->t->record.probing;
+    bool by_gap = s->q->nprobe == 0 && probing->gap > 0;
     size_t n_leaves = s->t->record.n_leaves;
-    double n = s->q->nprobe > 0 ? s->q->nprobe
-               : s->q->is_part  ? (s->t->record.nprobe + 1) / 2
-                                : s->t->record.nprobe;
+    double n = s->q->nprobe > 0 ? s->q->nprobe : probing->nprobe;
 
     if (s->q->exact) {
-        return n_leaves;
+        return (struct reach){n_leaves, n_leaves, INFINITY};
+    }
+    if (by_gap && s->q->filter == NULL && !s->q->is_part) {
+        return (struct reach){
+            dense_least_leaves(probing), probing->nprobe, probing->gap};
+    }
+    if (by_gap && probing->nprobe < n_leaves) {
+        n /= DENSE_MOST_PROBED;
+    }
+    if (s->q->is_part && s->q->nprobe == 0) {
+        n /= 2;
     }
     n = ceil(n * pow(selectivity, -FILTER_EXPONENT));
-    return n >= WHOLE_PART * (double)n_leaves ? n_leaves : (size_t)n;
+    if (n >= WHOLE_PART * (double)n_leaves) {
+        return (struct reach){n_leaves, n_leaves, INFINITY};
+    }
+    return (struct reach){(size_t)n, (size_t)n, INFINITY};
 }
 
 static mb_status
-probe(struct search *s, struct kv_cursor *c, size_t n_probe, double n_total,
+probe(struct search *s, struct kv_cursor *c, struct reach reach, double n_total,
     struct mb_arena *arena, double *weight, struct mb_error *err)
 {
     struct dense_tree *tree = NULL;
     struct leaf_queue queue;
     size_t n_read = 0;
+    float least = -INFINITY;
     mb_status st = dense_cache_get(s->t->cache, s->t->txn, s->t->coll,
         s->t->generation, &s->t->record, &tree, err);
 
@@ -357,9 +380,12 @@ probe(struct search *s, struct kv_cursor *c, size_t n_probe, double n_total,
     st = queue_leaves(s, tree->tree, arena, &queue);
     if (st != MB_OK) {
         (void)mb_error_set(err, st, "order %u leaves", s->t->record.n_leaves);
+    } else {
+        least = queue.heap[0].score - reach.gap;
     }
     while (st == MB_OK && queue.n > 0 &&
-           (n_read < n_probe || s->sums.n < s->q->k)) {
+           (n_read < reach.least || s->sums.n < s->q->k ||
+               (n_read < reach.most && queue.heap[0].score >= least))) {
         struct candidate leaf = queue_pop(&queue);
 
         st = scan_lists(s, c, leaf.segno, err);
@@ -479,18 +505,18 @@ search_lists(struct search *s, double selectivity, struct mb_arena *arena,
     double *weight, struct mb_error *err)
 {
     size_t n_leaves = s->t->record.n_leaves;
-    size_t n_probe = leaves_to_probe(s, selectivity);
+    struct reach reach = reach_of(s, selectivity);
     struct kv_cursor *c;
     mb_status st = kv_cursor_open(s->t->txn, KV_LISTS, &c);
 
     if (st != MB_OK) {
         return mb_error_set(err, st, "open lists");
     }
-    if (n_leaves == 1 || n_probe >= n_leaves) {
+    if (n_leaves == 1 || reach.least >= n_leaves) {
         st = scan_lists(s, c, LIST_ALL_LEAVES, err);
         *weight = (double)s->sums.n;
     } else {
-        st = probe(s, c, n_probe, (double)s->t->n_vectors * selectivity, arena,
+        st = probe(s, c, reach, (double)s->t->n_vectors * selectivity, arena,
             weight, err);
     }
     kv_cursor_close(c);

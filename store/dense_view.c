@@ -96,8 +96,7 @@ mb_generation_info_get(struct mb_snapshot *snap,
         .n_nodes = g.n_nodes,
         .n_leaves = g.n_leaves,
         .depth = g.depth,
-        .nprobe = g.nprobe,
-        .recall = g.recall};
+        .probing = g.probing};
     return MB_OK;
 }
 

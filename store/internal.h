@@ -142,7 +142,8 @@ MB_MUST_USE mb_status dense_generation_add(struct wtxn *w, struct wcoll *wc,
     uint32_t generation, size_t dim, const mb_segno *segnos,
     const float *vectors, const uint32_t *leaf, size_t n, struct mb_error *err);
 MB_MUST_USE mb_status dense_generation_tune(struct wtxn *w, struct wcoll *wc,
-    uint32_t generation, uint32_t nprobe, double recall, struct mb_error *err);
+    uint32_t generation, const struct mb_probing *probing,
+    struct mb_error *err);
 MB_MUST_USE mb_status dense_generation_switch(struct wtxn *w, struct wcoll *wc,
     uint32_t generation, mb_segno complete_to, uint64_t fitted_segments,
     struct mb_error *err);

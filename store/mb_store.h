@@ -444,14 +444,21 @@ MB_MUST_USE mb_status mb_generation_embedding(struct mb_snapshot *snap,
 MB_MUST_USE mb_status mb_vector_get(struct mb_snapshot *snap,
     const struct mb_collection *coll, mb_segno segno, float *out,
     struct mb_error *err);
-/* Choose nprobe of a built (not yet served) generation by measuring recall@10
+/* How far a query looks among the leaves, the nearest centroid first. */
+struct mb_probing {
+    uint32_t nprobe; /* leaves at most */
+    float gap; /* none whose cosine is further below the best; 0: no such end */
+    double recall; /* recall@10 that was measured with these */
+};
+
+/* Choose them for a built (not yet served) generation by measuring recall@10
  * of n_queries stored vectors against an exact scan; result is stored by op. */
 MB_MUST_USE mb_status mb_op_generation_tune_new(struct mb_slice collection,
-    uint32_t generation, uint32_t nprobe, double recall, struct mb_op **out,
+    uint32_t generation, const struct mb_probing *probing, struct mb_op **out,
     struct mb_error *err);
 MB_MUST_USE mb_status mb_generation_measure(struct mb_snapshot *snap,
     const struct mb_collection *coll, uint32_t generation, size_t n_queries,
-    double recall_target, uint64_t seed, uint32_t *nprobe, double *recall,
+    double recall_target, uint64_t seed, struct mb_probing *out,
     struct mb_error *err);
 
 /* ---- the tree, for looking ---- */
@@ -472,8 +479,7 @@ struct mb_generation_info {
     uint32_t n_nodes;
     uint32_t n_leaves;
     uint32_t depth;
-    uint32_t nprobe;
-    double recall; /* measured when built; 1 for a flat list */
+    struct mb_probing probing; /* recall 1 for a flat list */
 };
 
 MB_MUST_USE mb_status mb_generation_info_get(struct mb_snapshot *snap,

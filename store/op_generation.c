@@ -26,8 +26,7 @@ struct op_generation {
     uint32_t *leaf;
     size_t n;
     /* tune */
-    uint32_t nprobe;
-    double recall;
+    struct mb_probing probing;
     /* switch */
     mb_segno complete_to;
     uint64_t fitted_segments;
@@ -233,13 +232,13 @@ tune_body(struct mb_op *base, struct wtxn *w, struct mb_error *err)
     mb_status st = find(op, w, &wc, err);
     if (st != MB_OK)
         return st;
-    return refused_or_changed(w, dense_generation_tune(w, wc, op->generation,
-                                     op->nprobe, op->recall, err));
+    return refused_or_changed(
+        w, dense_generation_tune(w, wc, op->generation, &op->probing, err));
 }
 
 mb_status
 mb_op_generation_tune_new(struct mb_slice collection, uint32_t generation,
-    uint32_t nprobe, double recall, struct mb_op **out, struct mb_error *err)
+    const struct mb_probing *probing, struct mb_op **out, struct mb_error *err)
 {
     static const struct op_class cls = {
         "generation_tune", tune_body, generation_free};
@@ -247,8 +246,7 @@ mb_op_generation_tune_new(struct mb_slice collection, uint32_t generation,
     mb_status st = generation_new(&cls, collection, generation, &op, err);
     if (st != MB_OK)
         return st;
-    op->nprobe = nprobe;
-    op->recall = recall;
+    op->probing = *probing;
     *out = &op->base;
     return MB_OK;
 }

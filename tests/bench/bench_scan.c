@@ -130,8 +130,7 @@ bench_build(struct bench *b)
     struct mb_tree *tree = NULL;
     uint32_t *leaf = need(mb_alloc(opt->n * sizeof(*leaf)));
     uint64_t start = mb_clock_cpu_ns();
-    uint32_t nprobe;
-    double recall;
+    struct mb_probing probing;
 
     check(mb_tree_fit(b->x, opt->n < MAX_SAMPLE ? opt->n : MAX_SAMPLE, opt->dim,
               &tree_opt, &tree, &err),
@@ -153,15 +152,16 @@ bench_build(struct bench *b)
         (double)(mb_clock_cpu_ns() - start) / 1e9);
     check(rig_read(&b->rig, &err), &err, "read");
     start = mb_clock_cpu_ns();
-    check(mb_generation_measure(&b->rig.snap, &b->rig.wc.c, 1, 200, 0,
-              opt->seed, &nprobe, &recall, &err),
+    check(mb_generation_measure(
+              &b->rig.snap, &b->rig.wc.c, 1, 200, 0, opt->seed, &probing, &err),
         &err, "measure");
-    printf("%-34s %8.2f   nprobe %u, recall %.3f\n", "measure recall",
-        (double)(mb_clock_cpu_ns() - start) / 1e9, nprobe, recall);
+    printf("%-34s %8.2f   nprobe %u, gap %.3f, recall %.3f\n", "measure recall",
+        (double)(mb_clock_cpu_ns() - start) / 1e9, probing.nprobe,
+        (double)probing.gap, probing.recall);
     rig_end(&b->rig);
     check(rig_write(&b->rig, &err), &err, "write");
-    check(dense_generation_tune(&b->rig.w, &b->rig.wc, 1, nprobe, recall, &err),
-        &err, "tune");
+    check(dense_generation_tune(&b->rig.w, &b->rig.wc, 1, &probing, &err), &err,
+        "tune");
     check(rig_commit(&b->rig, &err), &err, "commit");
 }
 

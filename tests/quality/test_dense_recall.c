@@ -37,8 +37,7 @@ open_data(bool clustered, uint64_t flat_below)
     struct data *d = mb_calloc(1, sizeof *d);
     struct mb_tree_options opt = {
         .n_total = N, .flat_below = flat_below, .seed = 1};
-    uint32_t nprobe;
-    double recall;
+    struct mb_probing probing;
     assert_non_null(d);
     d->dir = mb_test_dir_begin();
     d->arena = mb_arena_new(64 << 20);
@@ -51,18 +50,18 @@ open_data(bool clustered, uint64_t flat_below)
         MB_OK, rig_build(&d->rig, d->x, N, DIM, &opt, N / 2, &d->err), &d->err);
     assert_status(MB_OK, rig_read(&d->rig, &d->err), &d->err);
     assert_status(MB_OK,
-        mb_generation_measure(&d->rig.snap, &d->rig.wc.c, 1, 100, 0, 1, &nprobe,
-            &recall, &d->err),
+        mb_generation_measure(
+            &d->rig.snap, &d->rig.wc.c, 1, 100, 0, 1, &probing, &d->err),
         &d->err);
     rig_end(&d->rig);
     assert_status(MB_OK, rig_write(&d->rig, &d->err), &d->err);
     assert_status(MB_OK,
-        dense_generation_tune(
-            &d->rig.w, &d->rig.wc, 1, nprobe, recall, &d->err),
+        dense_generation_tune(&d->rig.w, &d->rig.wc, 1, &probing, &d->err),
         &d->err);
     assert_status(MB_OK, rig_commit(&d->rig, &d->err), &d->err);
     assert_status(MB_OK, rig_read(&d->rig, &d->err), &d->err);
-    print_message("nprobe %u, recall %.3f when measured\n", nprobe, recall);
+    print_message("nprobe %u, gap %.3f, recall %.3f when measured\n",
+        probing.nprobe, (double)probing.gap, probing.recall);
     return d;
 }
 

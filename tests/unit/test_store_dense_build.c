@@ -220,35 +220,78 @@ static void
 test_measure_when_built_then_nprobe_reaches_the_target(void **state)
 {
     struct fixture *f = *state;
-    uint32_t low;
-    uint32_t high;
-    double recall;
+    struct mb_probing low;
+    struct mb_probing high;
+    struct mb_probing bad = {.nprobe = 0, .recall = 1};
     struct mb_generation_info info;
     build(f);
     begin_read(f);
     assert_ok(mb_generation_measure(
-        &f->rig.snap, &f->rig.wc.c, 1, 100, 0.5, 1, &low, &recall, &f->err));
-    assert_true(recall >= 0.5);
+        &f->rig.snap, &f->rig.wc.c, 1, 100, 0.5, 1, &low, &f->err));
+    assert_true(low.recall >= 0.5 && low.recall < 1.0);
     assert_ok(mb_generation_measure(
-        &f->rig.snap, &f->rig.wc.c, 1, 100, 1.0, 1, &high, &recall, &f->err));
-    assert_true(recall >= 1.0);
-    assert_true(low < high);
+        &f->rig.snap, &f->rig.wc.c, 1, 100, 1.0, 1, &high, &f->err));
+    assert_true(high.recall >= 1.0);
+    assert_true(low.nprobe < high.nprobe);
+    assert_true(low.gap > 0 && low.gap < high.gap);
     rig_end(&f->rig);
     begin_write(f);
-    assert_ok(
-        dense_generation_tune(&f->rig.w, &f->rig.wc, 1, high, recall, &f->err));
+    assert_ok(dense_generation_tune(&f->rig.w, &f->rig.wc, 1, &high, &f->err));
     assert_status(MB_ERR_BAD_ARG,
-        dense_generation_tune(&f->rig.w, &f->rig.wc, 1, 0, 1, &f->err),
+        dense_generation_tune(&f->rig.w, &f->rig.wc, 1, &bad, &f->err),
+        &f->err);
+    bad = (struct mb_probing){.nprobe = 1, .gap = NAN, .recall = 1};
+    assert_status(MB_ERR_BAD_ARG,
+        dense_generation_tune(&f->rig.w, &f->rig.wc, 1, &bad, &f->err),
         &f->err);
     assert_status(MB_ERR_STALE,
-        dense_generation_tune(&f->rig.w, &f->rig.wc, 9, 1, 1, &f->err),
+        dense_generation_tune(&f->rig.w, &f->rig.wc, 9, &high, &f->err),
         &f->err);
     commit(f);
     begin_read(f);
     assert_ok(
         mb_generation_info_get(&f->rig.snap, &f->rig.wc.c, 1, &info, &f->err));
-    assert_int_equal(high, info.nprobe);
-    assert_true(info.recall >= 1.0);
+    assert_int_equal(high.nprobe, info.probing.nprobe);
+    assert_true(info.probing.gap >= high.gap);
+    assert_true(info.probing.gap < high.gap + 0.001f);
+    assert_true(info.probing.recall >= 1.0);
+}
+
+/* Rows that a query reads at a given tuning. */
+static uint64_t
+rows_read(struct fixture *f, struct mb_probing probing)
+{
+    struct dense_result r;
+    begin_write(f);
+    assert_ok(
+        dense_generation_tune(&f->rig.w, &f->rig.wc, 1, &probing, &f->err));
+    commit(f);
+    begin_read(f);
+    assert_ok(dense_search(&f->rig.snap, &f->rig.wc.c,
+        &(struct dense_query){.vector = f->x, .dim = DIM, .k = 1}, f->arena, &r,
+        &f->err));
+    rig_end(&f->rig);
+    return r.n_scanned;
+}
+
+static void
+test_search_when_gap_is_small_then_a_quarter_of_the_leaves_is_read(void **state)
+{
+    struct fixture *f = *state;
+    struct mb_generation_info info;
+    build(f);
+    begin_read(f);
+    assert_ok(
+        mb_generation_info_get(&f->rig.snap, &f->rig.wc.c, 1, &info, &f->err));
+    rig_end(&f->rig);
+    uint32_t n = info.n_leaves / 2;
+    assert_true(n >= 8);
+    uint64_t all = rows_read(f, (struct mb_probing){n, 2.0f, 1});
+    uint64_t few = rows_read(f, (struct mb_probing){n, 0.0001f, 1});
+    uint64_t quarter = rows_read(f, (struct mb_probing){(n + 3) / 4, 0, 1});
+    assert_int_equal(quarter, few);
+    assert_true(few < all);
+    assert_int_equal(all, rows_read(f, (struct mb_probing){n, 0, 1}));
 }
 
 static void
@@ -707,6 +750,8 @@ main(void)
             test_probe_when_few_leaves_then_mean_and_deviation_are_of_all),
         DENSE_TEST(test_probe_when_filter_is_narrow_then_goes_on_until_k),
         DENSE_TEST(test_measure_when_built_then_nprobe_reaches_the_target),
+        DENSE_TEST(
+            test_search_when_gap_is_small_then_a_quarter_of_the_leaves_is_read),
         DENSE_TEST(test_nodes_when_walked_then_counts_add_up),
         DENSE_TEST(test_put_when_tree_is_served_then_found_and_removable),
         DENSE_TEST(test_begin_when_one_is_building_then_busy),

@@ -258,7 +258,7 @@ view_tree(struct dump *d, const char *arg, struct mb_error *err)
         (void)printf("generation %u: %u nodes, %u leaves, depth %u, nprobe %u "
                      "for recall@10 %.3f\n",
             t->info.generation, t->info.n_nodes, t->info.n_leaves,
-            t->info.depth, t->info.nprobe, t->info.recall);
+            t->info.depth, t->info.probing.nprobe, t->info.probing.recall);
         (void)printf("node  segments  terms\n");
         if (t->n > 0)
             print_below(t, 0, depth);
