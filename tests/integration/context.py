@@ -218,6 +218,27 @@ def test_dump(client):
     client.result("context.delete", name="shown")
 
 
+def test_example(daemon):
+    """The example, with a book so short that all its blocks come back."""
+    book = os.path.join(folder, "book.txt")
+    with open(book, "w", encoding="utf-8") as f:
+        f.write(words(160, 6))
+    command = [sys.executable, os.path.join(source, "client", "examples",
+                                            "context.py"), book,
+               "--endpoint", daemon.endpoint, "--name", "example",
+               "--segment", "1", "--k", "16"]
+    for _ in range(2):  # the second time it is there already
+        out = subprocess.run(command, check=True, capture_output=True,
+                             text=True).stdout
+        check(out.splitlines()[-1] == "found", out)
+        check(sum(line.startswith("*") for line in out.splitlines()) in (1, 2),
+              out)
+    out = subprocess.run([*command, "--sentence", "It is not in there."],
+                         check=True, capture_output=True, text=True).stdout
+    check(out.splitlines()[-1] == "not found", out)
+    Client(daemon).result("context.delete", name="example")
+
+
 def test_settings(client):
     settings = {"k": 2, "segment": 2, "kv": "q8_0"}
     client.result("context.open", name="s", settings=settings)
@@ -421,6 +442,7 @@ def main():
     test_fork_and_truncate(client, a, before)
     test_generate(client)
     test_dump(client)
+    test_example(daemon)
     test_settings(client)
     test_quota(client)
     test_at(client)

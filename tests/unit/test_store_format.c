@@ -5,10 +5,12 @@
  * The same document put today makes the same rows; rows put into an empty store
  * as they are make a store that reads, finds and verifies: so neither the
  * writer nor the reader leaves format 1 unnoticed. FORMAT.md quotes the rows.
+ * context-1.hex is the same for a store with one context.
  * Times are set to one moment, their records' checksums made anew.
  * A line: table | key | value, in hex; 00*N stands for N zeros. */
 #include "mb_test_store.h"
 
+#include "context_rows.h"
 #include "op.h"
 
 #define DIM      4
@@ -95,15 +97,14 @@ parse_row(struct test_store *t, const char *line)
     return row;
 }
 
-/* The lines of the fixture, in the arena. */
+/* The lines of a fixture, in the arena. */
 static size_t
-fixture_lines(struct test_store *t, const char *lines[MAX_ROWS])
+lines_of(struct test_store *t, const char *name, const char *lines[MAX_ROWS])
 {
     char path[MB_TEST_PATH];
     size_t size;
     size_t n = 0;
-    char *all = (char *)mb_test_read_file(
-        mb_test_fixture("store/format-1.hex", path), &size);
+    char *all = (char *)mb_test_read_file(mb_test_fixture(name, path), &size);
     for (char *line = all; *line != '\0';) {
         size_t length = strcspn(line, "\n");
         if (length > 0 && line[0] != '#') {
@@ -116,6 +117,12 @@ fixture_lines(struct test_store *t, const char *lines[MAX_ROWS])
     return n;
 }
 
+static size_t
+fixture_lines(struct test_store *t, const char *lines[MAX_ROWS])
+{
+    return lines_of(t, "store/format-1.hex", lines);
+}
+
 /* ---- rows of a store ---- */
 
 /* Records that say when; their time becomes the same everywhere. */
@@ -124,6 +131,12 @@ set_time(struct row *row)
 {
     uint8_t *val = (uint8_t *)(uintptr_t)row->val.data; // the arena's copy
     size_t at = row->table == KV_COLLECTIONS ? 0 : 8;
+    if (row->table == KV_CONTEXTS && row->key.data[8] == CONTEXT_ROW_RECORD) {
+        for (size_t i = 0; i < 24; i += 8) {
+            mb_put_le64(val + i, TIME_MS);
+        }
+        record_seal(val, row->val.size);
+    }
     if (row->table != KV_COLLECTIONS && row->table != KV_DOCUMENTS)
         return;
     assert_true(row->val.size > at + 12);
@@ -227,16 +240,14 @@ put_example(struct test_store *t)
 }
 
 static void
-test_rows_when_example_is_put_then_as_in_the_fixture(void **state)
+assert_rows(struct test_store *t, const char *fixture)
 {
-    struct test_store *t = *state;
     struct row rows[MAX_ROWS];
     const char *lines[MAX_ROWS];
     struct mb_buffer got;
     size_t n_wrong = 0;
-    put_example(t);
     size_t n = all_rows(t, rows);
-    size_t n_lines = fixture_lines(t, lines);
+    size_t n_lines = lines_of(t, fixture, lines);
     mb_buffer_init(&got, (size_t)1 << 20);
     for (size_t i = 0; i < n; i++) {
         print_row(&got, &rows[i]);
@@ -248,6 +259,80 @@ test_rows_when_example_is_put_then_as_in_the_fixture(void **state)
     mb_buffer_fini(&got);
     if (n_wrong > 0 || n != n_lines)
         fail_msg("%zu of %zu rows are not those of the fixture", n_wrong, n);
+}
+
+static void
+test_rows_when_example_is_put_then_as_in_the_fixture(void **state)
+{
+    struct test_store *t = *state;
+    put_example(t);
+    assert_rows(t, "store/format-1.hex");
+}
+
+#define CONTEXT_FIXTURE "store/context-1.hex"
+
+/* A block of 3 tokens, then a tail of one, and a carried token. */
+static void
+test_rows_when_context_is_made_then_as_in_the_fixture(void **state)
+{
+    static const struct mb_stored_shape shape = {.fingerprint = {0xf8, 0xd4},
+        .block_tokens = 3,
+        .n_layers = 1,
+        .n_kv_heads = 1,
+        .head_dim = 2,
+        .kv_bytes = 4};
+    struct test_store *t = *state;
+    const struct mb_slice kv = mb_slice_cstr("keys");
+    const struct mb_slice sum = mb_slice_cstr("sum");
+    const struct mb_stored_block block = {.sum = sum, .kv = kv};
+    const struct mb_stored_tail tail = {
+        .kv = &kv, .sum = &sum, .n = 1, .n_tokens = 1, .carry = 42};
+    struct mb_stored_append a = {.blocks = &block, .n = 1, .tail = &tail};
+    struct mb_stored_context c;
+    struct mb_snapshot *snap;
+    struct mb_op *op;
+    static const uint8_t settings[] = {0x81, 0xa1, 'k', 3};
+    assert_ok(mb_op_context_create_new(mb_slice_cstr("book"), &shape,
+        mb_slice_of(settings, sizeof settings), 1000000, &op, NULL));
+    assert_ok(test_apply(t, op));
+    assert_ok(mb_snapshot_begin(t->store, &snap, NULL));
+    assert_ok(
+        mb_store_context_get(snap, mb_slice_cstr("book"), t->arena, &c, NULL));
+    mb_snapshot_end(snap);
+    a.ctx = &c;
+    assert_ok(mb_op_context_append_new(&a, &op, NULL));
+    assert_ok(test_apply(t, op));
+    assert_rows(t, CONTEXT_FIXTURE);
+}
+
+static void
+test_context_fixture_when_put_as_rows_then_reads(void **state)
+{
+    struct test_store *t = *state;
+    const char *lines[MAX_ROWS];
+    struct row rows[MAX_ROWS];
+    struct mb_stored_context c;
+    struct mb_snapshot *snap;
+    struct mb_slice kv;
+    struct mb_slice sum;
+    size_t n = lines_of(t, CONTEXT_FIXTURE, lines);
+    for (size_t i = 0; i < n; i++) {
+        rows[i] = parse_row(t, lines[i]);
+        set_row(t, &rows[i]);
+    }
+    test_store_reopen(t);
+    test_verify(t);
+    assert_ok(mb_snapshot_begin(t->store, &snap, NULL));
+    assert_ok(
+        mb_store_context_get(snap, mb_slice_cstr("book"), t->arena, &c, NULL));
+    assert_int_equal(5, c.n_tokens);
+    assert_int_equal(42, c.carry);
+    assert_int_equal(1000000, c.quota);
+    assert_ok(mb_store_context_kv(snap, &c, 0, &kv, NULL));
+    assert_true(mb_slice_equal(mb_slice_cstr("keys"), kv));
+    assert_ok(mb_store_context_tail(snap, &c, 0, &kv, &sum, NULL));
+    assert_true(mb_slice_equal(mb_slice_cstr("sum"), sum));
+    mb_snapshot_end(snap);
 }
 
 static void
@@ -303,12 +388,11 @@ without_blanks(char *text)
 }
 
 static void
-test_fixture_then_quoted_by_the_document(void **state)
+assert_quoted(struct test_store *t, const char *fixture)
 {
-    struct test_store *t = *state;
     const char *lines[MAX_ROWS];
     size_t size;
-    size_t n = fixture_lines(t, lines);
+    size_t n = lines_of(t, fixture, lines);
     char *document = without_blanks(
         (char *)mb_test_read_file(MB_SOURCE_DIR "/store/FORMAT.md", &size));
     for (size_t i = 0; i < n; i++) {
@@ -319,6 +403,13 @@ test_fixture_then_quoted_by_the_document(void **state)
     mb_free(document);
 }
 
+static void
+test_fixtures_then_quoted_by_the_document(void **state)
+{
+    assert_quoted(*state, "store/format-1.hex");
+    assert_quoted(*state, CONTEXT_FIXTURE);
+}
+
 int
 main(void)
 {
@@ -327,7 +418,9 @@ main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_rows_when_example_is_put_then_as_in_the_fixture),
         TEST(test_fixture_when_put_as_rows_then_a_store),
-        TEST(test_fixture_then_quoted_by_the_document),
+        TEST(test_rows_when_context_is_made_then_as_in_the_fixture),
+        TEST(test_context_fixture_when_put_as_rows_then_reads),
+        TEST(test_fixtures_then_quoted_by_the_document),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
