@@ -68,6 +68,9 @@ check_options(const struct mb_decoder *decoder,
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "context: k is %zu, at most %d; or a mode that is not known",
             k_of(&o->modes), MB_CONTEXT_MAX_K);
+    if (o->tail || o->modes.tail != MB_TAIL_NONE)
+        return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
+            "context: blocks that are not chosen cannot be seen yet");
     return MB_OK;
 }
 

@@ -97,7 +97,8 @@ typedef enum mb_select {
 /* What stands for the blocks that were not chosen. */
 typedef enum mb_tail {
     MB_TAIL_NONE = 0, /* nothing: as trained */
-    MB_TAIL_MEAN      /* each with its landmark's share and its mean value */
+    MB_TAIL_MEAN      /* each with its landmark's share and its mean value;
+                         TODO: NOT_IMPLEMENTED, only what is chosen is seen */
 } mb_tail;
 
 /* Zero stands for the default in [ ]. May be changed between passes. */
@@ -129,7 +130,8 @@ size_t mb_context_span(const struct mb_context_options *options);
 /* ---- life ---- */
 
 /* An empty context. decoder is borrowed; source is copied, its arg borrowed;
- * source NULL: one window only. Errors: BAD_ARG (options), NOMEM. */
+ * source NULL: one window only. Errors: BAD_ARG (options), NOT_IMPLEMENTED
+ * (tail), NOMEM. */
 MB_MUST_USE mb_status mb_context_new(const struct mb_decoder *decoder,
     const struct mb_context_options *options,
     const struct mb_context_source *source, struct mb_context **out,

@@ -572,6 +572,10 @@ test_context_when_options_are_wrong_then_named(void **state)
             &err);
         assert_null(ctx);
     }
+    bad[0] = rig->options;
+    bad[0].tail = true;
+    assert_status(MB_ERR_NOT_IMPLEMENTED,
+        mb_context_new(rig->model.decoder, &bad[0], NULL, &ctx, &err), &err);
     assert_int_equal(576, mb_context_span(&(struct mb_context_options){0}));
 }
 
