@@ -15,6 +15,9 @@
 #define MAX_NAME    64
 #define ARENA_BYTES ((size_t)1 << 30)
 
+/* Room to count by type: TENSOR_BF16 has the largest number. */
+#define N_TYPES (TENSOR_BF16 + 1u)
+
 /* What differs between architectures that are else the same. */
 static const struct arch {
     const char *name;
@@ -34,7 +37,7 @@ struct loader {
     const struct arch *arch;
     struct mb_decoder *decoder;
     size_t n_taken;
-    uint64_t type_bytes[31]; /* bytes of weights of each type */
+    uint64_t type_bytes[N_TYPES]; /* bytes of weights of each type */
     struct mb_error *err;
 };
 
