@@ -418,6 +418,46 @@ test_context_when_without_source_then_ends_with_its_window(void **state)
     test_read(&rig->model, rig->ctx, 0, SEGMENT, MB_ROWS_PREFILL, NULL, NULL);
 }
 
+/* Two segments with a pass of its own, a fork, and what it reads. */
+static mb_status
+read_and_fork(void *arg)
+{
+    struct rig *rig = arg;
+    struct mb_context_memory *memory = NULL;
+    struct mb_context_source source;
+    struct mb_context *ctx = NULL;
+    struct mb_context *fork = NULL;
+    struct mb_pass *pass = NULL;
+    struct mb_context_rows rows = {
+        .tokens = rig->model.text, .n = 300, .logits = rig->logits[0]};
+    mb_status st = mb_context_memory_new(&memory, NULL);
+    if (st != MB_OK)
+        return st;
+    source = mb_context_memory_source(memory);
+    st = mb_pass_new(rig->model.decoder, 300, 1, &pass, NULL);
+    if (st == MB_OK)
+        st = mb_context_new(
+            rig->model.decoder, &rig->options, &source, &ctx, NULL);
+    if (st == MB_OK)
+        st = mb_context_read(ctx, pass, &rows, NULL);
+    if (st == MB_OK)
+        st = mb_context_fork(ctx, 100, &source, &fork, NULL);
+    rows.n = 40;
+    if (st == MB_OK)
+        st = mb_context_read(fork, pass, &rows, NULL);
+    mb_context_free(fork);
+    mb_context_free(ctx);
+    mb_pass_free(pass);
+    mb_context_memory_free(memory);
+    return st;
+}
+
+static void
+test_context_when_memory_is_short_then_no_memory(void **state)
+{
+    mb_test_each_allocation(read_and_fork, *state);
+}
+
 /* ---- records ---- */
 
 static void
@@ -594,6 +634,7 @@ main(void)
         TEST(test_pass_when_item_does_not_fit_then_named_and_unchanged),
         TEST(test_source_when_it_fails_then_context_is_unchanged),
         TEST(test_context_when_without_source_then_ends_with_its_window),
+        TEST(test_context_when_memory_is_short_then_no_memory),
         TEST(test_record_when_read_then_says_what_it_is),
         TEST(test_record_when_damaged_then_refused_by_name),
         TEST(test_restore_when_out_of_order_then_refused),
