@@ -7,82 +7,17 @@
  * the first weights to OUT, all of them in the trainer's order as float32, and
  * prints one JSON object: names and shapes, losses, norms, tokens a second,
  * floating-point operations a second, and those of sgemm alone on as many
- * threads at the shapes of a layer. Window i has token (i * 131 + r * r * 7 + r)
+ * threads at the shapes of a step. Window i has token (i * 131 + r * r * 7 + r)
  * mod n_vocab at row r, the last vocabulary entry as a landmark in rows 40,
  * 104, ... if LANDMARKS is 1. */
-#include "mb_train.h"
-
-#include "blas.h"
-#include "team.h"
+#include "mb_train_speed.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define RATE       1e-3
-#define GEMM_TIMES 40
-
-struct gemm_job {
-    struct team *team;
-    const struct train_shape *shape;
-    size_t rows;
-    float **room; /* one for each member */
-    double seconds;
-};
-
-/* The products of a layer, forward: what BLAS reaches at best. */
-static void
-run_products(void *arg, unsigned member)
-{
-    struct gemm_job *job = arg;
-    const struct train_shape *s = job->shape;
-    size_t q = s->n_heads * s->head_dim;
-    size_t kv = s->n_kv_heads * s->head_dim;
-    size_t in[] = {
-        s->d_model, s->d_model, s->d_model, q, s->d_model, s->d_model, s->d_ff};
-    size_t out[] = {q, kv, kv, s->d_model, s->d_ff, s->d_ff, s->d_model};
-    float *x = job->room[member];
-    float *W = x + job->rows * s->d_ff;
-    float *y = W + s->d_model * s->d_ff;
-    for (size_t i = 0; i < sizeof(in) / sizeof(in[0]); i++) {
-        for (int r = 0; r < GEMM_TIMES; r++)
-            blas_gemm(job->rows, out[i], in[i], 1,
-                (struct blas_matrix){x, in[i], false},
-                (struct blas_matrix){W, in[i], true}, 0, y, out[i]);
-    }
-}
-
-/* Floating-point operations a second of sgemm alone. */
-static double
-gemm_speed(const struct train_shape *s, size_t rows, unsigned n_threads)
-{
-    struct gemm_job job = {.shape = s, .rows = rows};
-    size_t q = s->n_heads * s->head_dim;
-    size_t kv = s->n_kv_heads * s->head_dim;
-    double flops = 2.0 * (double)rows * (double)s->d_model *
-                   (double)(2 * q + 2 * kv + 3 * s->d_ff) * GEMM_TIMES;
-    double best = 0;
-    MB_ASSERT(team_new(n_threads, &job.team) == MB_OK);
-    job.room = mb_calloc(n_threads, sizeof(*job.room));
-    MB_ASSERT(job.room);
-    for (unsigned i = 0; i < n_threads; i++) {
-        job.room[i] =
-            mb_calloc(2 * rows * s->d_ff + s->d_model * s->d_ff, sizeof(float));
-        MB_ASSERT(job.room[i]);
-    }
-    for (int r = 0; r < 3; r++) {
-        uint64_t begin = mb_clock_ns();
-        team_run(job.team, n_threads, run_products, &job);
-        double speed =
-            flops * n_threads / ((double)(mb_clock_ns() - begin) * 1e-9);
-        best = speed > best ? speed : best;
-    }
-    for (unsigned i = 0; i < n_threads; i++)
-        mb_free(job.room[i]);
-    mb_free(job.room);
-    team_free(job.team);
-    return best;
-}
+#define RATE          1e-3
+#define SGEMM_SECONDS 1.0
 
 static void
 make_windows(struct train_window *w, size_t n, size_t rows, size_t n_vocab,
@@ -166,10 +101,12 @@ main(int argc, char **argv)
         }
         printf("%s[%.9g, %.9g]", i ? ", " : "", r.loss, r.grad_norm);
     }
+    double sgemm = 0;
+    MB_ASSERT(train_sgemm_rate(&shape, number[2], options.n_threads,
+                  SGEMM_SECONDS, &sgemm, NULL) == MB_OK);
     printf("], \"tokens_s\": %.1f, \"flops_s\": %.4g, \"sgemm_flops_s\": %.4g, "
            "\"bytes\": %zu}\n",
-        (double)rows / seconds, flops / seconds,
-        gemm_speed(&shape, number[2], options.n_threads), trainer_bytes(t));
+        (double)rows / seconds, flops / seconds, sgemm, trainer_bytes(t));
     trainer_free(t);
     for (size_t i = 0; i < number[1]; i++) {
         mb_free((void *)(uintptr_t)windows[i].tokens);
