@@ -345,7 +345,7 @@ def test_kill_amid_append(daemon):
     """What a context has after kill -9 is a beginning of its text, and with the
     rest appended it is what it would have been."""
     client = Client(daemon)
-    text = words(9000, 5)
+    text = words(3000, 5)
     open_and_append(client, "whole", [text])
     a = score(client, "whole")
     n = info(client, "whole")["tokens"]
