@@ -6,6 +6,7 @@
  * and the reply. A client that is gone, or does not read its stream, is noticed
  * when a part cannot be sent: its text is not generated any further.
  * Threads: a worker, then mb-model. */
+#include "banks.h"
 #include "cmd_read.h"
 #include "memory.h"
 #include "sampling.h"
@@ -30,7 +31,8 @@ struct generation {
     bool asks; /* the model is to be asked what to look for first */
     size_t n_prompt;
     uint64_t seed;
-    struct mb_buffer used; /* msgpack: the pair "used" */
+    struct bank_loan *loan; /* NULL: no memory blocks */
+    struct mb_buffer used;  /* msgpack: the pair "used" */
     struct mb_slice stops[MB_ENGINE_MAX_STOPS];
     size_t n_stops;
 };
@@ -41,6 +43,7 @@ generation_free(struct generation *g)
     if (g == NULL)
         return;
     mb_buffer_fini(&g->used);
+    bank_loan_free(g->loan);
     mb_free(g);
 }
 
@@ -265,10 +268,12 @@ pack_prompt(struct call *c, struct worker *w, struct generation *g,
     if (st != MB_OK || g->asks)
         return st;
     st = memory_pack(&p);
+    if (st == MB_OK)
+        st = memory_lend(c, w, &memory, p.prompt, &g->loan);
     if (st != MB_OK)
         return st;
     mb_writer_init(&used, &g->used);
-    memory_write_used(&used, p.used, p.n_used);
+    memory_write_used(&used, p.used, p.n_used, g->loan);
     g->n_prompt = tokens->size / sizeof(mb_token_id);
     return used.status == MB_OK
                ? MB_OK
@@ -386,6 +391,7 @@ submit(struct call *c, struct worker *w, struct generation *g, bool *later)
         q.logprobs = g->logprobs;
         q.stops = g->stops;
         q.n_stops = g->n_stops;
+        q.bank = bank_loan_lender(g->loan);
         q.stop_tokens = reader_ends(r, &q.n_stop_tokens);
         g->seed = q.sampling.seed;
         *later = true;

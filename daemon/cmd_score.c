@@ -2,6 +2,7 @@
  * daemon/cmd_score.c - score: how likely the model finds a text.
  *
  * Threads: a worker, then mb-model. */
+#include "banks.h"
 #include "cmd_read.h"
 #include "memory.h"
 
@@ -22,6 +23,7 @@ struct scoring {
     size_t window;
     size_t stride; /* 0: it is read in one window */
     struct mb_buffer used;
+    struct bank_loan *loan; /* NULL: no memory blocks */
     /* For memory_pack. */
     struct mb_slice text;
 };
@@ -32,6 +34,7 @@ scoring_free(struct scoring *s)
     if (s == NULL)
         return;
     mb_buffer_fini(&s->used);
+    bank_loan_free(s->loan);
     mb_free(s);
 }
 
@@ -142,8 +145,13 @@ pack(struct scoring *s, struct worker *w, struct mb_buffer *ids)
     st = memory_pack(&p);
     if (st != MB_OK)
         return st;
+    // Blocks of the context's path; without a context, of the text's.
+    st = memory_lend(
+        c, w, &memory, p.prompt.size > 0 ? p.prompt : s->text, &s->loan);
+    if (st != MB_OK)
+        return st;
     mb_writer_init(&used, &s->used);
-    memory_write_used(&used, p.used, p.n_used);
+    memory_write_used(&used, p.used, p.n_used, s->loan);
     mb_buffer_clear(ids);
     st = reader_encode_both(r, p.text, s->text, ids, &s->n_context, &c->err);
     if (st == MB_OK && used.status != MB_OK)
@@ -182,6 +190,7 @@ submit(struct scoring *s, struct worker *w, bool *later)
             .deadline_ns = call_model_deadline(c),
             .on_done = on_done,
             .arg = s,
+            .bank = bank_loan_lender(s->loan),
         };
 
         s->stride = q.n > s->window + 1 ? q.stride : 0;

@@ -151,12 +151,22 @@ const struct command commands[] = {
         {"name", ARG_STR, true}}},
     {"context.delete", cmd_context_delete, COMMAND_WRITE, {
         {"name", ARG_STR, true}}},
-    {"bank.build", NULL, COMMAND_WRITE, {{0}}},
+    {"bank.build", cmd_bank_build, COMMAND_BULK, {
+        COLLECTION,
+        {"settings", ARG_MAP, false}}},
     {"bank.train", NULL, COMMAND_WRITE, {{0}}},
-    {"bank.status", NULL, COMMAND_READ, {{0}}},
-    {"bank.path", NULL, COMMAND_READ, {{0}}},
-    {"bank.disable", NULL, COMMAND_WRITE, {{0}}},
-    {"bank.reset", NULL, COMMAND_WRITE, {{0}}},
+    {"bank.status", cmd_bank_status, COMMAND_READ, {
+        COLLECTION,
+        {"nodes", ARG_BOOL, false}}},
+    {"bank.path", cmd_bank_path, COMMAND_READ, {
+        COLLECTION,
+        {"text", ARG_STR, true}}},
+    {"bank.disable", cmd_bank_disable, COMMAND_BULK, {
+        COLLECTION,
+        {"node", ARG_INT, false},
+        {"disable", ARG_BOOL, false}}},
+    {"bank.reset", cmd_bank_reset, COMMAND_BULK, {
+        COLLECTION}},
     {NULL, NULL, COMMAND_READ, {{0}}},
 };
 

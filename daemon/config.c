@@ -102,6 +102,8 @@ const struct config_option config_options[] = {
         "texts in one embed"},
     {"refit", CONFIG_BOOL, AT(refit), 0, 0, NULL, "yes", true,
         "fit embeddings and build trees in the background"},
+    {"strict_delete", CONFIG_BOOL, AT(strict_delete), 0, 0, NULL, "no", true,
+        "attach no memory block that was trained on a deleted text"},
     {"refit_min_segments", CONFIG_U64, AT(refit_min_segments), 2, 1e9,
         "SEGMENTS", "64", true, "size of a collection at its first fit"},
     {"refit_quiet_ms", CONFIG_U64, AT(refit_quiet_ms), 0, 3600000, "MS",

@@ -65,6 +65,7 @@ struct config {
     uint64_t max_texts;
     /* background work */
     bool refit;
+    bool strict_delete;
     uint64_t refit_min_segments;
     uint64_t refit_quiet_ms;
     uint64_t refit_sample;

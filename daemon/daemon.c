@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "banks.h"
 #include "commands.h"
 #include "contexts.h"
 
@@ -197,8 +198,10 @@ open_parts(struct daemon *d, struct mb_error *err)
         d->store, d->tokenizer, d->embedder, d->dispatch});
     d->jobs = jobs_new(d);
     d->contexts = contexts_new(d);
+    d->banks = banks_new(d);
     if (d->arenas == NULL || d->stats == NULL || d->embedder == NULL ||
-        d->indexer == NULL || d->jobs == NULL || d->contexts == NULL)
+        d->indexer == NULL || d->jobs == NULL || d->contexts == NULL ||
+        d->banks == NULL)
         return mb_error_set(err, MB_ERR_NOMEM, "start");
     st = server_open(cfg, &handler, &d->server, err);
     if (st == MB_OK)
@@ -260,6 +263,7 @@ daemon_close(struct daemon *d)
         reader_stop(d->reader);
     dispatch_free(d->dispatch);
     contexts_free(d->contexts); // waits for what it wrote
+    banks_free(d->banks);
     mb_store_close(d->store);
     server_close(d->server);
     jobs_free(d->jobs);

@@ -24,6 +24,7 @@
 #define DAEMON_PROTOCOL 1
 
 struct arenas;
+struct banks;
 struct contexts;
 
 struct daemon {
@@ -44,6 +45,7 @@ struct daemon {
     struct stats *stats; /* a counter for each command */
     struct arenas *arenas;
     struct contexts *contexts;
+    struct banks *banks;
     struct server *server;
     struct worker io_worker; /* for requests answered on mb-io */
     uint64_t started_ns;

@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "banks.h"
 #include "finder.h"
 
 #define MAX_PROMPT ((size_t)64 << 20)
@@ -82,7 +83,7 @@ memory_render(struct mb_slice tmpl, const struct memory_value *values, size_t n,
 static mb_status
 check_later_forms(const struct mb_value *map, struct mb_error *err)
 {
-    static const char *const later[] = {"bank", "landmark", "hmt"};
+    static const char *const later[] = {"landmark", "hmt"};
 
     for (size_t i = 0; i < sizeof later / sizeof later[0]; i++) {
         const struct mb_value *v = mb_value_get(map, later[i]);
@@ -93,6 +94,22 @@ check_later_forms(const struct mb_value *map, struct mb_error *err)
         return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
             "memory: %s is not implemented yet", later[i]);
     }
+    return MB_OK;
+}
+
+/* "bank": absent: where it helps. */
+static mb_status
+read_bank(struct call *c, const struct mb_value *map, struct memory *out)
+{
+    bool wanted;
+    mb_status st = mb_arg_bool(map, "bank", false, &wanted, &c->err);
+
+    if (st != MB_OK || mb_value_get(map, "bank") == NULL)
+        return st;
+    if (wanted && mb_value_get(c->args, "collection") == NULL)
+        return mb_error_set(
+            &c->err, MB_ERR_BAD_ARG, "memory: bank wants a collection");
+    out->bank = wanted ? MEMORY_BANK_ON : MEMORY_BANK_OFF;
     return MB_OK;
 }
 
@@ -107,9 +124,13 @@ memory_read(struct call *c, struct memory *out)
     mb_status st;
 
     *out = (struct memory){0};
+    if (mb_value_get(c->args, "collection") == NULL)
+        out->bank = MEMORY_BANK_OFF;
     if (map == NULL)
         return MB_OK;
     st = check_later_forms(map, err);
+    if (st == MB_OK)
+        st = read_bank(c, map, out);
     if (st == MB_OK)
         st = mb_arg_u64(map, "retrieve", 0, 0, UINT32_MAX, &k, err);
     if (st == MB_OK && k > max_k)
@@ -394,12 +415,25 @@ memory_pack(struct memory_packing *p)
     return st;
 }
 
+mb_status
+memory_lend(struct call *c, struct worker *w, const struct memory *m,
+    struct mb_slice prompt, struct bank_loan **loan)
+{
+    *loan = NULL;
+    if (m->bank == MEMORY_BANK_OFF)
+        return MB_OK;
+    return bank_loan_new(
+        c, w, m->bank == MEMORY_BANK_ON, question_of(m, prompt), loan);
+}
+
 void
-memory_write_used(
-    struct mb_writer *w, const struct memory_passage *used, size_t n)
+memory_write_used(struct mb_writer *w, const struct memory_passage *used,
+    size_t n, const struct bank_loan *loan)
 {
     mb_write_cstr(w, "used");
-    mb_write_map(w, 1);
+    mb_write_map(w, loan != NULL ? 2 : 1);
+    if (loan != NULL)
+        bank_loan_write(w, loan);
     mb_write_cstr(w, "segments");
     mb_write_array(w, n);
     for (size_t i = 0; i < n; i++) {

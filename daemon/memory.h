@@ -13,6 +13,11 @@
 #include "call.h"
 #include "dispatch.h"
 
+struct bank_loan;
+
+/* Memory blocks: those that help, none, or an error if there is no bank. */
+enum memory_bank { MEMORY_BANK_AUTO, MEMORY_BANK_OFF, MEMORY_BANK_ON };
+
 /* The forms of memory that a request wants. Zero: none. */
 struct memory {
     size_t n_retrieve;     /* passages to look for; 0: none */
@@ -20,9 +25,10 @@ struct memory {
     size_t max_tokens;     /* of all passages together; 0: what fits */
     mb_search_mode mode;
     const struct mb_value *filter; /* NULL: none */
+    enum memory_bank bank;
 };
 
-/* Read args.memory. Errors: BAD_ARG, NOT_IMPLEMENTED (bank, landmark, hmt),
+/* Read args.memory. Errors: BAD_ARG, NOT_IMPLEMENTED (landmark, hmt),
  * TOO_LARGE. */
 MB_MUST_USE mb_status memory_read(struct call *c, struct memory *out);
 
@@ -65,9 +71,13 @@ struct memory_packing {
  * room gets no passages. Errors: NOT_FOUND (collection), TOO_LARGE, CORRUPT,
  * NOMEM, those of encode. */
 MB_MUST_USE mb_status memory_pack(struct memory_packing *p);
-/* "used": {"segments": [...]}. */
-void memory_write_used(
-    struct mb_writer *w, const struct memory_passage *used, size_t n);
+/* Lend the blocks that the request's memory asks for, routed by what is looked
+ * for; *loan NULL: none. Errors: those of bank_loan_new. */
+MB_MUST_USE mb_status memory_lend(struct call *c, struct worker *w,
+    const struct memory *m, struct mb_slice prompt, struct bank_loan **loan);
+/* "used": {"segments": [...], "bank"?: {...}}. loan may be NULL. */
+void memory_write_used(struct mb_writer *w, const struct memory_passage *used,
+    size_t n, const struct bank_loan *loan);
 
 /* ---- templates ---- */
 

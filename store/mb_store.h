@@ -444,6 +444,7 @@ MB_MUST_USE mb_status mb_generation_embedding(struct mb_snapshot *snap,
 MB_MUST_USE mb_status mb_vector_get(struct mb_snapshot *snap,
     const struct mb_collection *coll, mb_segno segno, float *out,
     struct mb_error *err);
+
 /* How far a query looks among the leaves, the nearest centroid first. */
 struct mb_probing {
     uint32_t nprobe; /* leaves at most */

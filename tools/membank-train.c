@@ -44,6 +44,16 @@ static const struct mb_cli_option options[] = {
         "eval: windows of each synthetic task and form; 0: none", "64"},
     {"threads", 0, "N", false, "eval: threads; 0: one for each CPU", "0"},
     {"csv", 0, NULL, false, "eval: print CSV", NULL},
+    {"store", 's', "DIR", false, "bank: the store, which no daemon has open",
+        NULL},
+    {"collection", 'C', "NAME", false, "bank: whose text is learnt", NULL},
+    {"seconds", 0, "N", false, "bank: save and end after so long", NULL},
+    {"threads", 0, "N", false, "bank: of the trainer; all unless given", NULL},
+    {"rebuild", 0, NULL, false, "bank: forget the bank, begin with a new tree",
+        NULL},
+    {"fan-out", 0, "N", false, "bank: children of a node of a new tree", NULL},
+    {"levels", 0, "N", false, "bank: levels of a new tree", NULL},
+    {"epochs", 0, "N", false, "bank: how often a new one sees each text", NULL},
     {"quiet", 'q', NULL, false, "no progress", NULL},
     {"json", 0, NULL, false, "print JSON, one object a line", NULL},
     {NULL, 0, NULL, false, NULL, NULL},
@@ -65,13 +75,15 @@ static const struct mb_cli_example examples[] = {
         "weights of the last checkpoint"},
     {"membank-train eval anchor.gguf books=shards/books-dev.mbtok",
         "losses and answers, without landmarks and with them"},
+    {"membank-train bank -s ./demo -C notes --tokenizer anchor.gguf",
+        "memory blocks of what a collection says"},
     {NULL, NULL},
 };
 
 static const struct mb_cli_program program = {
     .name = "membank-train",
     .summary = "train a small transformer on one's own texts",
-    .usage = "[OPTION]... tokenizer|shards|anchor|export|eval [ARG]...",
+    .usage = "[OPTION]... tokenizer|shards|anchor|export|eval|bank [ARG]...",
     .description =
         "tokenizer FILE... makes a vocabulary of such texts: SentencePiece BPE "
         "with a piece for each byte, trained by SentencePiece's spm_train, and "
@@ -180,7 +192,7 @@ run(const struct mb_cli *cli, struct mb_error *err)
     }
     if (!command)
         return mb_error_set(err, MB_ERR_BAD_ARG,
-            "what to do: tokenizer, shards, anchor, export or eval");
+            "what to do: tokenizer, shards, anchor, export, eval or bank");
     if (strcmp(command, "shards") == 0)
         return train_shards(cli, err);
     if (strcmp(command, "anchor") == 0)
@@ -191,8 +203,11 @@ run(const struct mb_cli *cli, struct mb_error *err)
         return train_tokenizer(cli, err);
     if (strcmp(command, "eval") == 0)
         return train_eval(cli, err);
+    if (strcmp(command, "bank") == 0)
+        return train_bank(cli, err);
     return mb_error_set(err, MB_ERR_BAD_ARG,
-        "no command %s; there are tokenizer, shards, anchor, export and eval",
+        "no command %s; there are tokenizer, shards, anchor, export, "
+        "eval and bank",
         command);
 }
 

@@ -64,7 +64,7 @@ may = {
     "store": {"store", "client/base", "client/wire"},
     "daemon": {"daemon", "store", "model", "client", "client/wire",
                "client/base"},
-    "tools": {"tools", "store", "model", "client", "client/wire",
+    "tools": {"tools", "daemon", "store", "model", "client", "client/wire",
               "client/base"},
 }
 where = {}

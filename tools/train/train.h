@@ -33,6 +33,9 @@ MB_MUST_USE mb_status train_eval(
 MB_MUST_USE mb_status train_tokenizer(
     const struct mb_cli *cli, struct mb_error *err);
 
+MB_MUST_USE mb_status train_bank(
+    const struct mb_cli *cli, struct mb_error *err);
+
 /* "DIR/NAME". Errors: BAD_ARG (too long). */
 MB_MUST_USE mb_status train_path(const char *dir, const char *name,
     char out[TRAIN_MAX_PATH], struct mb_error *err);
