@@ -113,7 +113,7 @@ add(struct reading *r, const char *name, size_t rows, size_t cols)
             "model: tensor %s has type %s", name, t->type_name);
     W.row_bytes = cols / block * tensor_block_bytes(W.type);
     size_t size = 0;
-    char *kept = mb_arena_strndup(r->out->arena, name, MAX_NAME);
+    char *kept = mb_arena_strndup(r->out->arena, name, strlen(name));
     float *value = NULL;
     if (kept && mb_size_mul(rows, cols, &size) &&
         mb_size_mul(size, sizeof *value, &size))
