@@ -5,6 +5,7 @@
  * refit of the search's embedding leads no text astray. A text of which the
  * embedding knows nothing has no path: it gets no blocks.
  * Threads: see mb_banker.h. */
+#include <math.h>
 #include <string.h>
 
 #include "bank_space.h"
@@ -161,10 +162,17 @@ void
 mb_router_vector(
     const struct mb_router *r, const float *vector, struct mb_route *out)
 {
+    float unit[MB_MAX_DIM]; // the steps' products are cosines then
+    double square = 0;
+
     *out = (struct mb_route){0};
-    if (!is_zero(vector, r->bank.dim))
-        out->n = mb_tree_path(
-            r->tree, vector, out->steps, MB_BANKS_MAX_LEVELS, NULL);
+    for (size_t d = 0; d < r->bank.dim; d++)
+        square += (double)vector[d] * (double)vector[d];
+    if (!(square > 0))
+        return;
+    for (size_t d = 0; d < r->bank.dim; d++)
+        unit[d] = (float)((double)vector[d] / sqrt(square));
+    out->n = mb_tree_path(r->tree, unit, out->steps, MB_BANKS_MAX_LEVELS, NULL);
 }
 
 mb_status
