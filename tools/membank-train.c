@@ -42,13 +42,12 @@ static const struct mb_cli_option options[] = {
     {"windows", 0, "N", false, "eval: only so many windows of each text", NULL},
     {"tasks", 0, "N", false,
         "eval: windows of each synthetic task and form; 0: none", "64"},
-    {"threads", 0, "N", false, "eval: threads; 0: one for each CPU", "0"},
+    {"threads", 0, "N", false, "eval, bank: threads; 0: one for each CPU", "0"},
     {"csv", 0, NULL, false, "eval: print CSV", NULL},
     {"store", 's', "DIR", false, "bank: the store, which no daemon has open",
         NULL},
     {"collection", 'C', "NAME", false, "bank: whose text is learnt", NULL},
     {"seconds", 0, "N", false, "bank: save and end after so long", NULL},
-    {"threads", 0, "N", false, "bank: of the trainer; all unless given", NULL},
     {"rebuild", 0, NULL, false, "bank: forget the bank, begin with a new tree",
         NULL},
     {"fan-out", 0, "N", false, "bank: children of a node of a new tree", NULL},
@@ -112,7 +111,12 @@ static const struct mb_cli_program program = {
         "and its answers to synthetic tasks by how far back the fact stands, "
         "both without landmark rows and with them. An answer is exact if all "
         "its tokens are what the model takes for the most likely, given those "
-        "before.",
+        "before.\n"
+        "\n"
+        "bank trains the memory blocks of a collection on its own documents, "
+        "while no daemon has the store open; the bank is made if there is "
+        "none. A block whose loss on text that was held out did not fall is "
+        "not used. A run that was stopped or killed is taken up by the next.",
     .options = options,
     .examples = examples,
 };
