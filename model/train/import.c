@@ -6,7 +6,9 @@
 #include "mb_import.h"
 
 #include "../compute.h"
+#include "../rope.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -41,6 +43,30 @@ real_or(const struct reading *r, const char *key, double otherwise)
     return mb_gguf_f64(r->gguf, key, &x, NULL) == MB_OK ? x : otherwise;
 }
 
+/* What the trainer's attention takes for granted. */
+static mb_status
+check_heads(struct reading *r)
+{
+    const struct train_shape *s = &r->out->shape;
+    struct rope rope;
+    if (s->n_heads % s->n_kv_heads != 0)
+        return mb_error_set(r->err, MB_ERR_CORRUPT,
+            "model: %zu heads do not share %zu key-value heads evenly",
+            s->n_heads, s->n_kv_heads);
+    mb_status st =
+        rope_load(r->gguf, "llama", s->head_dim, false, &rope, r->err);
+    if (st != MB_OK)
+        return st;
+    bool is_plain = rope.n_rot == s->head_dim && rope.magnitude == 1;
+    for (size_t i = 0; is_plain && i < rope.n_rot / 2; i++)
+        is_plain = rope.frequency[i] ==
+                   pow(s->rope_base, -2.0 * (double)i / (double)rope.n_rot);
+    if (!is_plain)
+        return mb_error_set(r->err, MB_ERR_NOT_IMPLEMENTED,
+            "model: only plain RoPE of whole heads is read here");
+    return MB_OK;
+}
+
 static mb_status
 read_shape(struct reading *r)
 {
@@ -66,11 +92,9 @@ read_shape(struct reading *r)
     if (st != MB_OK)
         return st;
     if (!mb_slice_equal(arch, mb_slice_cstr("llama")) ||
-        mb_gguf_find_tensor(r->gguf, "output.weight") ||
-        mb_gguf_find_tensor(r->gguf, "rope_freqs.weight"))
+        mb_gguf_find_tensor(r->gguf, "output.weight"))
         return mb_error_set(r->err, MB_ERR_NOT_IMPLEMENTED,
-            "model: %.*s; only llama with tied output and plain RoPE is read "
-            "here",
+            "model: %.*s; only llama with tied output is read here",
             (int)arch.size, (const char *)arch.data);
     for (size_t i = 0; st == MB_OK && i < sizeof numbers / sizeof *numbers; i++)
         st = number(r, numbers[i].key, numbers[i].max, numbers[i].to);
@@ -86,7 +110,10 @@ read_shape(struct reading *r)
         s->head_dim = s->d_model / s->n_heads;
     s->rope_base = real_or(r, "llama.rope.freq_base", 10000);
     s->norm_eps = real_or(r, "llama.attention.layer_norm_rms_epsilon", 1e-5);
-    return MB_OK;
+    if (!(s->norm_eps >= 0 && s->norm_eps < 1))
+        return mb_error_set(r->err, MB_ERR_CORRUPT,
+            "model: epsilon of the norms is %g", s->norm_eps);
+    return check_heads(r);
 }
 
 /* Tensor `name` as (rows, cols) floats. */

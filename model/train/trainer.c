@@ -5,8 +5,8 @@
  * number i being member i modulo their number, and adds to gradients of its
  * own; then tiles of weights are summed over the members in order, and the
  * norm with them; then tiles (by AdamW) and whole matrices (by Muon) are moved.
- * Whatever is summed is summed in an
- * order that the number of members fixes, so a step gives the same bits again.
+ * Whatever is summed is summed in an order that the number of members fixes, so
+ * a step gives the same bits again.
  *
  * Weights, moments and gradients are flat arrays, one weight behind the other,
  * each on a new cache line. */

@@ -252,6 +252,58 @@ test_import_when_file_is_of_another_kind_then_refused(void **state)
     test_gguf_free(&file);
 }
 
+/* Keys of the tiny model, and an embedding, in a file of its own. */
+static mb_status
+import_heads(const char *key, uint32_t n_kv_heads, uint32_t head_dim,
+    const char *scaling, struct mb_error *err)
+{
+    static const float embedding[300 * 32];
+    const uint64_t dims[] = {32, 300};
+    struct test_gguf file;
+    struct mb_gguf *g = NULL;
+    struct imported m;
+    test_gguf_begin(&file);
+    test_gguf_str(&file, "general.architecture", "llama");
+    test_gguf_u32(&file, "llama.block_count", 2);
+    test_gguf_u32(&file, "llama.embedding_length", 32);
+    test_gguf_u32(&file, "llama.attention.head_count", 4);
+    test_gguf_u32(&file, "llama.attention.head_count_kv", n_kv_heads);
+    test_gguf_u32(&file, "llama.attention.key_length", head_dim);
+    test_gguf_u32(&file, "llama.feed_forward_length", 64);
+    test_gguf_u32(&file, "llama.context_length", 70);
+    if (scaling)
+        test_gguf_str(&file, "llama.rope.scaling.type", scaling);
+    if (key)
+        test_gguf_u32(&file, key, 4);
+    test_gguf_tensor(&file, "token_embd.weight", GGUF_F32, 2, dims, embedding,
+        sizeof embedding);
+    test_gguf_end(&file);
+    assert_ok(mb_gguf_open_memory(mb_buffer_slice(&file.file), &g, NULL));
+    mb_status st = import_gguf(g, &m, err);
+    mb_gguf_close(g);
+    test_gguf_free(&file);
+    return st;
+}
+
+/* What the trainer's attention cannot do is refused before it is asked. */
+static void
+test_import_when_heads_do_not_fit_then_refused(void **state)
+{
+    (void)state;
+    struct mb_error err;
+    assert_status(MB_ERR_NOT_FOUND, import_heads(NULL, 2, 8, NULL, &err), &err);
+    assert_non_null(strstr(err.text, "output_norm.weight"));
+    assert_status(MB_ERR_CORRUPT, import_heads(NULL, 3, 8, NULL, &err), &err);
+    assert_status(MB_ERR_CORRUPT, import_heads(NULL, 8, 8, NULL, &err), &err);
+    assert_status(MB_ERR_CORRUPT, import_heads(NULL, 2, 7, NULL, &err), &err);
+    assert_status(MB_ERR_NOT_IMPLEMENTED,
+        import_heads("llama.rope.dimension_count", 2, 8, NULL, &err), &err);
+    assert_status(MB_ERR_NOT_IMPLEMENTED,
+        import_heads("llama.rope.scaling.factor", 2, 8, "linear", &err), &err);
+    assert_status(MB_ERR_NOT_IMPLEMENTED,
+        import_heads("llama.rope.scaling.factor", 2, 8, "yarn", &err), &err);
+}
+
 static mb_status
 read_and_judge(void *arg)
 {
@@ -296,6 +348,7 @@ main(void)
         TEST(test_judge_when_weights_do_not_fit_then_named),
         TEST(test_import_when_exported_then_same_model),
         TEST(test_import_when_file_is_of_another_kind_then_refused),
+        TEST(test_import_when_heads_do_not_fit_then_refused),
         TEST(test_judge_when_memory_is_short_then_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
