@@ -57,6 +57,20 @@ read_word(const struct mb_value *map, const char *key, const char *const *words,
                      words[3] != NULL ? words[3] : "");
 }
 
+/* Reserved: blocks that are not chosen would count by their mean value. Refused
+ * before a context is made with it. */
+static mb_status
+read_tail(const struct mb_value *map, struct mb_error *err)
+{
+    bool tail;
+    mb_status st = mb_arg_bool(map, "tail", false, &tail, err);
+
+    if (st == MB_OK && tail)
+        st = mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
+            "settings: tail is reserved and may be false only");
+    return st;
+}
+
 mb_status
 context_settings_read(const struct mb_value *map, struct context_settings *out,
     struct mb_error *err)
@@ -71,7 +85,7 @@ context_settings_read(const struct mb_value *map, struct context_settings *out,
         st = mb_arg_u64(map, "segment", out->segment, 1, MB_CONTEXT_MAX_SEGMENT,
             &out->segment, err);
     if (st == MB_OK)
-        st = mb_arg_bool(map, "tail", out->tail, &out->tail, err);
+        st = read_tail(map, err);
     if (st == MB_OK)
         st = read_word(map, "kv", types, &type, err);
     if (st == MB_OK)
@@ -91,7 +105,7 @@ context_settings_write(struct mb_writer *w, const struct context_settings *s)
     mb_write_kv_uint(w, "k", s->k);
     mb_write_kv_uint(w, "segment", s->segment);
     mb_write_kv_cstr(w, "kv", types[s->type]);
-    mb_write_kv_bool(w, "tail", s->tail);
+    mb_write_kv_bool(w, "tail", false); // reserved
     mb_write_kv_cstr(w, "prefill", selects[s->prefill]);
     mb_write_kv_cstr(w, "decode", selects[s->decode]);
 }
@@ -140,11 +154,9 @@ context_options(struct reader *r, const struct context_settings *s,
         .landmark = landmark,
         .type = s->type,
         .segment_blocks = (size_t)s->segment,
-        .tail = s->tail,
         .modes = {.k = s->k == 0 ? MB_CONTEXT_NONE : (size_t)s->k,
             .prefill = s->prefill,
-            .decode = s->decode,
-            .tail = s->tail ? MB_TAIL_MEAN : MB_TAIL_NONE},
+            .decode = s->decode},
     };
     reader_fingerprint(r, out->weights);
     return MB_OK;

@@ -28,7 +28,6 @@ struct context_settings {
     uint64_t k;       /* blocks that are retrieved; 0: none */
     uint64_t segment; /* blocks of a window */
     mb_cache_type type;
-    bool tail; /* blocks that are not chosen count by their mean */
     mb_select prefill;
     mb_select decode;
 };

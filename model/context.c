@@ -47,7 +47,7 @@ are_modes_known(const struct mb_context_modes *modes)
 {
     return k_of(modes) <= MB_CONTEXT_MAX_K &&
            modes->prefill <= MB_SELECT_CHUNK &&
-           modes->decode <= MB_SELECT_CHUNK && modes->tail <= MB_TAIL_MEAN;
+           modes->decode <= MB_SELECT_CHUNK;
 }
 
 static mb_status
@@ -68,9 +68,6 @@ check_options(const struct mb_decoder *decoder,
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "context: k is %zu, at most %d; or a mode that is not known",
             k_of(&o->modes), MB_CONTEXT_MAX_K);
-    if (o->tail || o->modes.tail != MB_TAIL_NONE)
-        return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
-            "context: blocks that are not chosen cannot be seen yet");
     return MB_OK;
 }
 

@@ -94,19 +94,11 @@ typedef enum mb_select {
     MB_SELECT_CHUNK         /* each query head, all rows of the item */
 } mb_select;
 
-/* What stands for the blocks that were not chosen. */
-typedef enum mb_tail {
-    MB_TAIL_NONE = 0, /* nothing: as trained */
-    MB_TAIL_MEAN      /* each with its landmark's share and its mean value;
-                         TODO: NOT_IMPLEMENTED, only what is chosen is seen */
-} mb_tail;
-
 /* Zero stands for the default in [ ]. May be changed between passes. */
 struct mb_context_modes {
     size_t k;          /* blocks for each choice [4]; MB_CONTEXT_NONE: none */
     mb_select prefill; /* of rows of MB_ROWS_PREFILL */
     mb_select decode;  /* of rows of MB_ROWS_DECODE */
-    mb_tail tail;      /* needs `tail` in the options */
 };
 
 /* Zero stands for the default in [ ]. */
@@ -117,7 +109,6 @@ struct mb_context_options {
     mb_cache_type type;    /* of keys and values; landmark keys are F16 */
     size_t segment_blocks; /* of a window [4] */
     size_t max_blocks;     /* that may be committed [2^24] */
-    bool tail;             /* keep mean values: doubles the table */
     struct mb_context_modes modes;
 };
 
@@ -130,8 +121,7 @@ size_t mb_context_span(const struct mb_context_options *options);
 /* ---- life ---- */
 
 /* An empty context. decoder is borrowed; source is copied, its arg borrowed;
- * source NULL: one window only. Errors: BAD_ARG (options), NOT_IMPLEMENTED
- * (tail), NOMEM. */
+ * source NULL: one window only. Errors: BAD_ARG (options), NOMEM. */
 MB_MUST_USE mb_status mb_context_new(const struct mb_decoder *decoder,
     const struct mb_context_options *options,
     const struct mb_context_source *source, struct mb_context **out,

@@ -249,6 +249,9 @@ def test_settings(client):
     check(fails["code"] == "bad_arg" and "f16" in fails["message"], fails)
     check(error(client, "context.open", name="t", settings={"k": 99})["code"]
           == "bad_arg")
+    fails = error(client, "context.open", name="t", settings={"tail": True})
+    check(fails["code"] == "not_implemented" and "tail" in fails["message"],
+          fails)
     check(error(client, "context.open", name="t", create=False)["code"] ==
           "not_found")
     check(error(client, "context.open", name="")["code"] == "bad_arg")
