@@ -122,24 +122,19 @@ fail(struct mb_engine *e, struct request *r, mb_status st,
 
 /* Take the results of item i. */
 static void
-take(struct mb_engine *e, size_t i, mb_status st, const struct mb_error *err,
-    bool *ended)
+take(struct mb_engine *e, size_t i, bool *ended)
 {
     struct request *r = e->shares[i].r;
 
-    if (st != MB_OK) {
-        fail(e, r, st, err, ended);
-        return;
-    }
     if (request_took(e, r, &e->items[i]))
         mark_ended(e, r, ended);
     if (r->q.context != NULL) {
-        struct mb_error why = {0};
+        struct mb_error err = {0};
 
         // A segment is kept before its last token is answered.
-        st = mb_context_commit(r->q.context, &why);
+        mb_status st = mb_context_commit(r->q.context, &err);
         if (st != MB_OK)
-            fail(e, r, st, &why, ended);
+            fail(e, r, st, &err, ended);
     }
 }
 
@@ -188,21 +183,21 @@ run_items(struct mb_engine *e, bool *ended)
 {
     struct mb_error err = {0};
     mb_status st = mb_pass_run(e->pass, e->items, e->n_items, &err);
+    bool is_done = st == MB_OK;
 
     count(&e->n_passes, 1);
-    if (st == MB_OK || e->n_items == 1) {
-        return_paths(e);
-        for (size_t i = 0; i < e->n_items; i++) {
-            take(e, i, st, &err, ended);
-        }
-        return;
-    }
     // Whom does it come from? A pass that fails has changed nothing.
-    for (size_t i = 0; i < e->n_items; i++) {
-        st = mb_pass_run(e->pass, &e->items[i], 1, &err);
-        take(e, i, st, &err, ended);
+    for (size_t i = 0; i < e->n_items && !is_done; i++) {
+        if (e->n_items > 1)
+            st = mb_pass_run(e->pass, &e->items[i], 1, &err);
+        if (st != MB_OK)
+            fail(e, e->shares[i].r, st, &err, ended);
     }
     return_paths(e);
+    for (size_t i = 0; i < e->n_items; i++) {
+        if (e->shares[i].r->status == MB_OK)
+            take(e, i, ended);
+    }
 }
 
 static void
