@@ -113,8 +113,9 @@ size_t context_k(const struct mb_context *ctx);
  * is its landmark, whose value is not kept. */
 void context_store(struct mb_context *ctx, size_t row, size_t table,
     const float *key, const float *value);
-/* The slices of a block that was chosen, fetched if it was not before; NULL on
- * failure. One caller at a time. */
+/* Make fetched[ordinal] the record of a block that was chosen, if it is not yet.
+ * Errors: those of the source, of mb_context_check_block. One caller at a
+ * time. */
 mb_status context_fetch(
     struct mb_context *ctx, uint64_t ordinal, struct mb_error *err);
 /* The pass is over: forget what was fetched. */
@@ -137,7 +138,7 @@ void record_seal_block(uint8_t *record, size_t size,
 void record_write_sum(uint8_t *record, size_t size,
     const struct context_shape *shape, uint64_t ordinal,
     const mb_token_id *tokens, size_t n_tokens, const float *landmarks);
-/* Sizes, 0 if they cannot be. */
+/* Sizes of records. */
 size_t record_block_bytes(const struct context_shape *shape);
 size_t record_sum_bytes(const struct context_shape *shape);
 /* Is it a record of this shape and ordinal? Errors: FORMAT, CORRUPT,

@@ -130,8 +130,8 @@ size_t mb_pass_bytes(const struct mb_pass *pass);
 
 /* Take all rows through the model and append them to their sequences. On
  * failure no sequence has changed. Errors: BAD_ARG (a token out of range, no
- * rows, a memory block of another shape), TOO_LARGE (more than max_rows rows, or more than the cache lends: the
- * text says which), NOMEM. */
+ * rows, a memory block of another shape), TOO_LARGE (more than max_rows rows, or
+ * more than the cache lends: the text says which), NOMEM. */
 MB_MUST_USE mb_status mb_pass_run(struct mb_pass *pass,
     const struct mb_rows *items, size_t n_items, struct mb_error *err);
 

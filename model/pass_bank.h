@@ -24,7 +24,6 @@ struct pass_bank {
     struct bank_span *spans;
     size_t n_spans;
     size_t spans_capacity;
-    size_t before;   /* spans of items in front of the last one */
     size_t width;    /* hidden units of the longest path */
     bool has_codes;  /* some block is quantised: rows are rounded for it */
     float *gate;     /* (rows of the pass, width) */

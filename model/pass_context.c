@@ -200,12 +200,14 @@ make_turns(struct mb_pass *pass)
     const struct rope *rope = &pass->decoder->rope;
     size_t pairs = rope->n_rot / 2;
     float *turns = mb_alloc(2 * CONTEXT_TURNS * pairs * sizeof(float));
-    for (size_t i = 0; turns && i < CONTEXT_TURNS; i++)
+    if (!turns)
+        return false;
+    for (size_t i = 0; i < CONTEXT_TURNS; i++)
         rope_angles(
             rope, i, turns + 2 * i * pairs, turns + (2 * i + 1) * pairs);
     pass->contexts.turns = turns;
     pass->bytes += 2 * CONTEXT_TURNS * pairs * sizeof(float);
-    return turns != NULL;
+    return true;
 }
 
 /* Scores of an item's sets: of one query, or of SCORE_ROWS and their best. */

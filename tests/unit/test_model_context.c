@@ -88,7 +88,7 @@ test_window_when_read_then_losses_are_the_trainers(void **state)
     mb_context_free(ctx);
 }
 
-/* Spec 5.1 U2: as long as all blocks are chosen, each at its true place, a
+/* As long as all blocks are chosen, each at its true place, a
  * context is one long window; in pieces as in whole segments. */
 static void
 test_context_when_all_blocks_are_chosen_then_as_one_window(void **state)
@@ -120,7 +120,7 @@ loss_of(const float *logits, mb_token_id target)
     return log(sum) - (double)logits[target];
 }
 
-/* U3: token by token as in chunks, where each row chooses by itself; also when
+/* Token by token as in chunks, where each row chooses by itself; also when
  * there is more to choose from than k. */
 static void
 test_context_when_decoded_then_as_prefilled(void **state)

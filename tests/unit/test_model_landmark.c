@@ -95,7 +95,7 @@ test_scores_when_any_level_then_inner_products(void **state)
     }
 }
 
-/* Spec 5.1 U4: the k largest by sorting, the older of equal ones. */
+/* The k largest by sorting, the older of equal ones. */
 static void
 test_choose_when_any_then_as_sorting(void **state)
 {

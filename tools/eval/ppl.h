@@ -17,8 +17,9 @@
 #include "mb_cli.h"
 
 /* Options of the program's table that are read here: model, window, stride,
- * threads, cache, context, k, segment, select, json. Arguments from `first` on are files. Prints a line for
- * each file. Errors: those of the files and the model, BAD_ARG. */
+ * threads, cache, context, k, segment, select, json. Arguments from `first` on
+ * are files. Prints a line for each file. Errors: those of the files and the
+ * model, BAD_ARG. */
 MB_MUST_USE mb_status ppl_run(
     const struct mb_cli *cli, size_t first, struct mb_error *err);
 
