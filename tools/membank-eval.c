@@ -126,8 +126,8 @@ static volatile sig_atomic_t is_stopped;
 
 struct eval {
     struct mb_cli *cli;
-    char tools[MAX_PATH];  /* folder of this program */
-    char folder[MAX_PATH]; /* temporary */
+    char tools[MAX_PATH];         /* folder of this program */
+    char folder[TOOL_MAX_FOLDER]; /* temporary */
     char endpoint[MAX_PATH];
     char collection[64];
     pid_t daemon; /* 0: not ours */
@@ -233,7 +233,7 @@ start_daemon(struct eval *e, struct mb_error *err)
     }
     (void)snprintf(store, sizeof store, "%s/store", e->folder);
     (void)snprintf(
-        e->endpoint, sizeof e->endpoint, "ipc://%.200s/socket", e->folder);
+        e->endpoint, sizeof e->endpoint, "ipc://%s/socket", e->folder);
     return start(e, "membankd", argv, true, &e->daemon, err);
 }
 
@@ -394,21 +394,6 @@ evaluate(struct eval *e, const char *dir, struct mb_error *err)
 
 /* ---- the whole ---- */
 
-static mb_status
-make_folder(struct eval *e, struct mb_error *err)
-{
-    const char *base = getenv("TMPDIR");
-
-    (void)snprintf(e->folder, sizeof e->folder, "%.200s/membank-eval-XXXXXX",
-        base != NULL && *base != '\0' ? base : "/tmp");
-    if (mkdtemp(e->folder) == NULL) {
-        e->folder[0] = '\0';
-        return mb_error_set(err, MB_ERR_IO,
-            "make a temporary folder: %s (TMPDIR?)", strerror(errno));
-    }
-    return MB_OK;
-}
-
 static void
 remove_folder(const struct eval *e)
 {
@@ -444,7 +429,7 @@ run(struct eval *e)
     find_tools(e);
     (void)snprintf(
         e->collection, sizeof e->collection, "eval-%ld", (long)getpid());
-    st = make_folder(e, &err);
+    st = tool_temp_folder("membank-eval", e->folder, &err);
     if (st == MB_OK && connect != NULL)
         (void)snprintf(e->endpoint, sizeof e->endpoint, "%s", connect);
     else if (st == MB_OK)

@@ -166,6 +166,8 @@ def vocabularies():
             texts]
     p = run(*args, code=1, env={**os.environ, "PATH": folder})
     check("says what is missing", "not installed" in p.stderr, p.stderr)
+    p = run(*args, code=1, env={**os.environ, "TMPDIR": path("none")})
+    check("says where it wanted a folder", path("none") in p.stderr, p.stderr)
     if not shutil.which("spm_train"):
         print("spm_train is not installed: no vocabulary of texts")
         return

@@ -217,6 +217,28 @@ value_str(const struct mb_value *map, const char *key)
     return v != NULL && v->type == MB_TYPE_STR ? v->s : mb_slice_of(NULL, 0);
 }
 
+/* ---- files ---- */
+
+mb_status
+tool_temp_folder(
+    const char *program, char out[TOOL_MAX_FOLDER], struct mb_error *err)
+{
+    const char *base = getenv("TMPDIR");
+    if (!base || *base == '\0')
+        base = "/tmp";
+    int n = snprintf(out, TOOL_MAX_FOLDER, "%s/%s-XXXXXX", base, program);
+    mb_status st = MB_OK;
+    if (n < 0 || n >= TOOL_MAX_FOLDER)
+        st = mb_error_set(
+            err, MB_ERR_IO, "make a temporary folder: TMPDIR is too long");
+    else if (!mkdtemp(out))
+        st = mb_error_set(err, MB_ERR_IO, "make a temporary folder in %s: %s",
+            base, strerror(errno));
+    if (st != MB_OK)
+        out[0] = '\0';
+    return st;
+}
+
 /* ---- output ---- */
 
 void

@@ -51,6 +51,13 @@ uint64_t value_u64(const struct mb_value *map, const char *key, uint64_t def);
 double value_f64(const struct mb_value *map, const char *key, double def);
 struct mb_slice value_str(const struct mb_value *map, const char *key);
 
+/* Room for the path of a temporary folder. */
+#define TOOL_MAX_FOLDER 256
+/* Make a new empty folder PROGRAM-XXXXXX in TMPDIR, or in /tmp; it is the
+ * caller's to remove. On failure out is empty. Errors: IO. */
+MB_MUST_USE mb_status tool_temp_folder(
+    const char *program, char out[TOOL_MAX_FOLDER], struct mb_error *err);
+
 /* Write buf and a line feed to standard output. */
 void tool_put_line(const struct mb_buffer *buf);
 /* At the end of main: exit code, 1 if standard output could not be written. */

@@ -26,17 +26,18 @@
 
 #define SPM_PROGRAM   "spm_train"
 #define MAX_SPM_BYTES ((size_t)256 << 20)
+#define MAX_FILE      (TOOL_MAX_FOLDER + 16)
 #define CONTROLS      "<landmark>,<summary>,<memory>,<query>,<passage>"
 
 extern char **environ;
 
 struct vocab_job {
-    char folder[64]; /* temporary; empty: none */
-    char text[96];
-    char prefix[96];
-    char model[96]; /* what spm_train writes */
-    char list[96];
-    char log[96];
+    char folder[TOOL_MAX_FOLDER]; /* temporary; empty: none */
+    char text[MAX_FILE];
+    char prefix[MAX_FILE];
+    char model[MAX_FILE]; /* what spm_train writes */
+    char list[MAX_FILE];
+    char log[MAX_FILE];
     uint64_t max_chars;
     uint64_t n_pieces;
     uint64_t n_lines;
@@ -50,13 +51,9 @@ struct vocab_job {
 static mb_status
 open_folder(struct vocab_job *job, struct mb_error *err)
 {
-    (void)snprintf(
-        job->folder, sizeof job->folder, "/tmp/membank-train-XXXXXX");
-    if (!mkdtemp(job->folder)) {
-        job->folder[0] = '\0';
-        return mb_error_set(
-            err, MB_ERR_IO, "make a folder in /tmp: %s", strerror(errno));
-    }
+    mb_status st = tool_temp_folder("membank-train", job->folder, err);
+    if (st != MB_OK)
+        return st;
     (void)snprintf(job->text, sizeof job->text, "%s/text", job->folder);
     (void)snprintf(job->prefix, sizeof job->prefix, "%s/spm", job->folder);
     (void)snprintf(job->model, sizeof job->model, "%s/spm.model", job->folder);
@@ -153,7 +150,7 @@ write_sentences(
 
 /* ---- spm_train ---- */
 
-/* The last line of its log that speaks of an error. */
+/* The last line of its log that is not empty: there it says what was wrong. */
 static void
 last_words(const struct vocab_job *job, char out[200])
 {
@@ -174,6 +171,9 @@ wait_for(pid_t pid, const struct vocab_job *job, struct mb_error *err)
 {
     int status = 0;
     char words[200];
+    // A signal that came while the texts were read.
+    if (train_is_stopped)
+        (void)kill(pid, SIGTERM);
     while (waitpid(pid, &status, 0) < 0) {
         if (errno != EINTR)
             return mb_error_set(err, MB_ERR_IO, "wait for %s: %s", SPM_PROGRAM,
@@ -197,8 +197,8 @@ wait_for(pid_t pid, const struct vocab_job *job, struct mb_error *err)
 static mb_status
 run_spm(const struct vocab_job *job, struct mb_error *err)
 {
-    char input[128];
-    char prefix[128];
+    char input[MAX_FILE + 16];
+    char prefix[MAX_FILE + 16];
     char size[64];
     // Our rules for text, as the bundled vocabulary was made by.
     const char *argv[] = {SPM_PROGRAM, input, prefix, size, "--model_type=bpe",
