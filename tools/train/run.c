@@ -467,8 +467,9 @@ run_heldout(struct run *r, struct mb_error *err)
         st = judge_form(r, s, false, &v, err);
     if (st == MB_OK && r->config.landmarks > 0)
         st = judge_form(r, s, true, &v, err);
-    // A run that is stopped here judges when it is taken up again.
-    for (size_t i = 0; st == MB_OK && !train_is_stopped && i < v.n; i++) {
+    // A run that is stopped here judges when it is taken up again: all or none.
+    size_t n = train_is_stopped ? 0 : v.n;
+    for (size_t i = 0; st == MB_OK && i < n; i++) {
         if (v.list[i].score.n_targets > 0)
             st = note(r, &v.list[i], err);
     }
