@@ -155,7 +155,7 @@ run_pass(
     }
     tape_reset_f32(member->tape, p->grad != NULL);
     struct tape_var_f32 loss =
-        graph_loss_f32(member->tape, &graph, &p->window, 1, NULL);
+        graph_loss_f32(member->tape, &graph, &p->window, 1);
     if (p->grad)
         tape_backward_f32(member->tape, loss);
     member->flops += tape_flops_f32(member->tape);

@@ -53,10 +53,10 @@ struct graph_model {
 /* Rows after the last norm, (n, d_model). The window must outlive the run. */
 struct tape_var TRAIN(graph_hidden)(struct tape *t,
     const struct graph_model *model, const struct train_window *window);
-/* Sum of the window's losses times weight; nll (n) unless NULL. */
+/* Sum of the window's losses times weight. */
 struct tape_var TRAIN(graph_loss)(struct tape *t,
     const struct graph_model *model, const struct train_window *window,
-    double weight, real *nll);
+    double weight);
 
 #undef tape_var
 #undef tape

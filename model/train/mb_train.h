@@ -110,10 +110,5 @@ struct train_result {
 MB_MUST_USE mb_status trainer_step(struct trainer *t,
     const struct train_window *windows, size_t n, double rate,
     struct train_result *out, struct mb_error *err);
-/* Forward alone. nll may be NULL; else nll[i] (n rows of window i) gets each
- * row's loss, 0 where there is no target. */
-MB_MUST_USE mb_status trainer_eval(struct trainer *t,
-    const struct train_window *windows, size_t n, float *const *nll,
-    struct train_result *out, struct mb_error *err);
 
 #endif

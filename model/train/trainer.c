@@ -66,14 +66,12 @@ struct trainer {
     uint64_t n_steps;
     size_t bytes;
 
-    /* The step or evaluation that runs. */
+    /* The step that runs. */
     const struct train_window *windows;
     size_t n_windows;
     double *losses; /* (n_windows) */
     size_t losses_capacity;
-    float *const *nll;
     double weight; /* of a target's loss */
-    bool is_training;
     struct adam adam;
     double rate;
     double norm;
@@ -384,9 +382,8 @@ static struct tape_var_f32
 var_of(const struct trainer *t, const struct member *m, size_t i)
 {
     const struct train_weight *w = &t->weights[i];
-    bool wants = t->is_training && !w->is_frozen;
     return (struct tape_var_f32){w->n_rows, w->n_cols, w->value,
-        wants ? m->grads + t->offsets[i] : NULL};
+        w->is_frozen ? NULL : m->grads + t->offsets[i]};
 }
 
 /* The model with this member's gradients. */
@@ -423,12 +420,11 @@ run_windows(struct trainer *t, unsigned member)
     bind_model(t, m);
     m->flops = 0;
     m->failed = false;
-    if (t->is_training)
-        memset(m->grads, 0, t->n_floats * sizeof(float));
+    memset(m->grads, 0, t->n_floats * sizeof(float));
     for (size_t i = member; i < t->n_windows; i += team_size(t->team)) {
-        tape_reset_f32(m->tape, t->is_training);
-        struct tape_var_f32 loss = graph_loss_f32(m->tape, &m->model,
-            &t->windows[i], t->weight, t->nll ? t->nll[i] : NULL);
+        tape_reset_f32(m->tape, true);
+        struct tape_var_f32 loss =
+            graph_loss_f32(m->tape, &m->model, &t->windows[i], t->weight);
         tape_backward_f32(m->tape, loss);
         m->flops += tape_flops_f32(m->tape);
         if (tape_failed_f32(m->tape)) {
@@ -534,8 +530,6 @@ walk_step(void *arg, unsigned member)
 {
     struct trainer *t = arg;
     run_windows(t, member);
-    if (!t->is_training)
-        return;
     team_barrier(t->team);
     for (size_t i = team_next(t->team); i < t->n_tiles; i = team_next(t->team))
         sum_tile(t, &t->tiles[i]);
@@ -637,8 +631,6 @@ trainer_step(struct trainer *t, const struct train_window *windows, size_t n,
     mb_status st = begin(t, windows, n, out, err);
     if (st != MB_OK)
         return st;
-    t->nll = NULL;
-    t->is_training = true;
     t->rate = rate;
     team_run(t->team, team_size(t->team), walk_step, t);
     st = finish(t, out, err);
@@ -649,17 +641,4 @@ trainer_step(struct trainer *t, const struct train_window *windows, size_t n,
         return not_finite(t, out->loss, err);
     t->n_steps++;
     return MB_OK;
-}
-
-mb_status
-trainer_eval(struct trainer *t, const struct train_window *windows, size_t n,
-    float *const *nll, struct train_result *out, struct mb_error *err)
-{
-    mb_status st = begin(t, windows, n, out, err);
-    if (st != MB_OK)
-        return st;
-    t->nll = nll;
-    t->is_training = false;
-    team_run(t->team, team_size(t->team), walk_step, t);
-    return finish(t, out, err);
 }

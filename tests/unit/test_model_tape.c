@@ -394,7 +394,7 @@ do_model(struct tape_f64 *t, const struct tape_var_f64 *x, void *arg)
 {
     struct tiny_model *m = arg;
     place(m, x);
-    return graph_loss_f64(t, &m->model, &m->window, 0.2, NULL);
+    return graph_loss_f64(t, &m->model, &m->window, 0.2);
 }
 
 static const mb_token_id text[] = {1, 4, 2, 10, 3, 4, 7, 10, 5, 1};
@@ -494,7 +494,7 @@ check_float_model(bool has_landmarks, bool recompute)
     tape_backward_f64(t64, want);
     memcpy(layers, y + 2, sizeof(layers));
     struct graph_model_f32 model = {&tiny, y[0], y[1], layers, recompute};
-    struct tape_var_f32 got = graph_loss_f32(t32, &model, &m.window, 0.2, NULL);
+    struct tape_var_f32 got = graph_loss_f32(t32, &model, &m.window, 0.2);
     tape_backward_f32(t32, got);
     assert_false(tape_failed_f32(t32));
     assert_true(
