@@ -10,6 +10,7 @@
  * Threads: the caller's; passes run on the model's team. */
 #include "bank_train.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -467,6 +468,25 @@ forget_gradients(struct mb_bank_trainer *t)
     }
 }
 
+/* A finite loss may have a gradient that is not, and Adam would keep it for
+ * ever. Its square must fit a float, too: that is what Adam sums up. */
+static mb_status
+check_gradients(const struct mb_bank_trainer *t, struct mb_error *err)
+{
+    for (size_t i = 0; i < t->n_touched; i++) {
+        const struct bank_slot *s = t->touched[i];
+        size_t n = bank_slot_n(s, &t->model.bank);
+        double square = 0;
+        for (size_t j = 0; j < n; j++)
+            square += (double)s->grad[j] * (double)s->grad[j];
+        if (!(square <= (double)FLT_MAX)) // NaN is refused, too
+            return mb_error_set(err, MB_ERR_CORRUPT,
+                "train: step %llu: the gradient of node %llu is not finite",
+                (unsigned long long)t->step, (unsigned long long)s->node);
+    }
+    return MB_OK;
+}
+
 static mb_status
 step(struct mb_bank_trainer *t, struct mb_error *err)
 {
@@ -486,6 +506,8 @@ step(struct mb_bank_trainer *t, struct mb_error *err)
         st = run_chunk(t, t->windows + i,
             n - i < BANK_CHUNK ? n - i : BANK_CHUNK, epoch, &loss, &n_targets,
             err);
+    if (st == MB_OK)
+        st = check_gradients(t, err);
     if (st != MB_OK) {
         forget_gradients(t);
         return st;

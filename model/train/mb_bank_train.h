@@ -131,8 +131,8 @@ struct mb_bank_progress {
 
 /* Train until the job is finished, max_steps (0: no matter) or seconds (0: no
  * matter) are over, or is_stopped says so; then save. Errors: those of the
- * callbacks, CORRUPT (a state that is damaged, a loss that is not finite),
- * NOMEM. After an error begin again from the last commit. */
+ * callbacks, CORRUPT (a state that is damaged, a loss or a gradient that is
+ * not finite: no such step is saved), NOMEM. After an error begin again from the last commit. */
 MB_MUST_USE mb_status mb_bank_trainer_run(struct mb_bank_trainer *t,
     uint64_t max_steps, double seconds, struct mb_bank_progress *out,
     struct mb_error *err);

@@ -15,21 +15,36 @@ static const uint64_t four_leaves[] = {11, 12, 21, 22};
 static const struct mb_bank_train_options few_steps = {
     .n_threads = 1, .seed = 7, .epochs = 4, .batch = 5, .n_ctx = BANK_N_CTX};
 
+/* A trainer with a job that goes on from progress, or begins (empty). */
+static struct mb_bank_trainer *
+begin(const struct mb_gguf *gguf, const struct mb_bank_train_options *o,
+    const struct mb_bank_item *items, size_t n, struct bank_memory *m,
+    struct mb_slice progress)
+{
+    struct mb_bank_trainer *t = NULL;
+    struct mb_bank_io io = bank_io_of(m);
+    struct mb_error err;
+    assert_status(MB_OK,
+        mb_bank_trainer_new(gguf, &bank_two_levels, o, &io, &t, &err), &err);
+    assert_status(
+        MB_OK, mb_bank_trainer_begin(t, items, n, progress, &err), &err);
+    return t;
+}
+
+static struct mb_slice
+progress_of(const struct bank_memory *m)
+{
+    return mb_slice_of(m->progress, m->progress_size);
+}
+
 /* Train a job from what the memory has; stops where the memory says. */
 static struct mb_bank_progress
 train(const struct mb_gguf *gguf, const struct mb_bank_train_options *o,
     const struct mb_bank_item *items, size_t n, struct bank_memory *m)
 {
-    struct mb_bank_trainer *t = NULL;
+    struct mb_bank_trainer *t = begin(gguf, o, items, n, m, progress_of(m));
     struct mb_bank_progress p = {0};
-    struct mb_bank_io io = bank_io_of(m);
     struct mb_error err;
-    assert_status(MB_OK,
-        mb_bank_trainer_new(gguf, &bank_two_levels, o, &io, &t, &err), &err);
-    assert_status(MB_OK,
-        mb_bank_trainer_begin(
-            t, items, n, mb_slice_of(m->progress, m->progress_size), &err),
-        &err);
     assert_status(MB_OK, mb_bank_trainer_run(t, 0, 0, &p, &err), &err);
     mb_bank_trainer_free(t);
     return p;
@@ -75,14 +90,9 @@ measure(const struct mb_gguf *gguf, const struct mb_bank_train_options *o,
     const struct mb_bank_item *items, size_t n, struct bank_memory *m,
     struct gains *out)
 {
-    struct mb_bank_trainer *t = NULL;
-    struct mb_bank_io io = bank_io_of(m);
+    struct mb_bank_trainer *t = begin(gguf, o, items, n, m, progress_of(m));
     struct mb_error err;
     *out = (struct gains){.n = 0};
-    assert_status(MB_OK,
-        mb_bank_trainer_new(gguf, &bank_two_levels, o, &io, &t, &err), &err);
-    assert_ok(mb_bank_trainer_begin(
-        t, items, n, mb_slice_of(m->progress, m->progress_size), NULL));
     assert_status(
         MB_OK, mb_bank_trainer_measure(t, keep_gain, out, &err), &err);
     mb_bank_trainer_free(t);
@@ -372,8 +382,6 @@ test_run_when_state_is_damaged_then_corrupt(void **state)
     struct mb_gguf *gguf = bank_tiny_model(&dir);
     struct mb_bank_item items[MAX_ITEMS];
     struct bank_memory m = {0};
-    struct mb_bank_io io = bank_io_of(&m);
-    struct mb_bank_trainer *t = NULL;
     struct mb_bank_progress p;
     struct mb_error err;
     size_t n = bank_items(four_leaves, 1, 3, items);
@@ -381,15 +389,78 @@ test_run_when_state_is_damaged_then_corrupt(void **state)
     struct bank_row *row = bank_row_of(&m, 11);
     for (size_t at = 0; at < row->size; at += at < 120 ? 3 : 997) {
         row->bytes[at] ^= 0x40;
-        assert_ok(mb_bank_trainer_new(
-            gguf, &bank_two_levels, &few_steps, &io, &t, NULL));
-        assert_ok(
-            mb_bank_trainer_begin(t, items, n, mb_slice_of(NULL, 0), NULL));
+        struct mb_bank_trainer *t =
+            begin(gguf, &few_steps, items, n, &m, mb_slice_of(NULL, 0));
         assert_status(
             MB_ERR_CORRUPT, mb_bank_trainer_run(t, 0, 0, &p, &err), &err);
         mb_bank_trainer_free(t);
         row->bytes[at] ^= 0x40;
     }
+    bank_memory_fini(&m);
+    mb_gguf_close(gguf);
+    mb_test_dir_end(&dir);
+}
+
+static void
+assert_finite_states(const struct bank_memory *m)
+{
+    for (size_t i = 0; i < m->n_rows; i++) {
+        const struct bank_row *row = &m->rows[i];
+        struct mb_slice record;
+        if (row->size == 0)
+            continue; // never saved
+        assert_ok(mb_bank_state_record(
+            mb_slice_of(row->bytes, row->size), &record, NULL, NULL));
+        // Weights, moments and squares follow the record's header.
+        const uint8_t *end = row->bytes + row->size - 4;
+        for (const uint8_t *p = (const uint8_t *)record.data + MB_BANK_HEADER;
+             p < end; p += 4)
+            assert_true((mb_get_le32(p) >> 23 & 0xff) != 0xff);
+    }
+}
+
+/* Make "up" of the first layer of a saved state huge. What the block gives
+ * stays small, as long as "down" is almost nothing. */
+static void
+make_huge(struct bank_row *row, size_t rows)
+{
+    size_t n = rows * bank_two_levels.d_model;
+    struct mb_slice record;
+    assert_ok(mb_bank_state_record(
+        mb_slice_of(row->bytes, row->size), &record, NULL, NULL));
+    uint8_t *p = row->bytes + ((const uint8_t *)record.data - row->bytes) +
+                 MB_BANK_HEADER + 4 * n;
+    const float huge = 1e25f;
+    for (size_t i = 0; i < n; i++)
+        memcpy(p + 4 * i, &huge, sizeof(huge));
+    mb_put_le32(row->bytes + row->size - 4,
+        (uint32_t)mb_hash64(row->bytes, row->size - 4, 0));
+}
+
+static void
+test_run_when_gradient_is_too_large_then_refused_and_not_saved(void **state)
+{
+    (void)state;
+    struct mb_test_dir dir = mb_test_dir_begin();
+    struct mb_gguf *gguf = bank_tiny_model(&dir);
+    struct mb_bank_item items[MAX_ITEMS];
+    struct mb_bank_train_options o = few_steps;
+    struct bank_memory m = {0};
+    struct mb_bank_progress p;
+    struct mb_error err;
+    size_t n = bank_items(four_leaves, 1, 3, items);
+    o.rate = o.decay = 1e-36;
+    (void)train(gguf, &o, items, n, &m);
+    make_huge(bank_row_of(&m, 11), bank_two_levels.rows[1]);
+    size_t n_commits = m.n_commits;
+    o.checkpoint_steps = 1;
+    struct mb_bank_trainer *t =
+        begin(gguf, &o, items, n, &m, mb_slice_of(NULL, 0));
+    assert_status(MB_ERR_CORRUPT, mb_bank_trainer_run(t, 0, 0, &p, &err), &err);
+    assert_error_has(err, "gradient of node");
+    assert_int_equal(m.n_commits, n_commits);
+    assert_finite_states(&m);
+    mb_bank_trainer_free(t);
     bank_memory_fini(&m);
     mb_gguf_close(gguf);
     mb_test_dir_end(&dir);
@@ -410,6 +481,8 @@ main(void)
         cmocka_unit_test(test_run_when_subtrees_are_apart_then_as_together),
         cmocka_unit_test(test_begin_when_items_are_wrong_then_refused),
         cmocka_unit_test(test_run_when_state_is_damaged_then_corrupt),
+        cmocka_unit_test(
+            test_run_when_gradient_is_too_large_then_refused_and_not_saved),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
