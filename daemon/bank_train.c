@@ -471,7 +471,6 @@ try_subtree(struct run *r, const struct bank_member *members, size_t n,
         r->version = node.version;
         r->job = job_hash(r);
         *finished = (node.state == MB_BANKS_READY && node.job == r->job) ||
-                    (r->t->only_stale && node.state != MB_BANKS_STALE) ||
                     r->windows.n_train == 0;
     }
     if (st == MB_OK && !*finished)

@@ -117,7 +117,6 @@ struct mb_banker_train {
     size_t checkpoint_steps; /* 0: the trainer's default */
     double seconds;          /* 0: no matter */
     uint64_t tokens;         /* 0: no matter; looked at between subtrees */
-    bool only_stale;         /* nothing but what a deletion spoilt */
     bool (*is_stopped)(void *arg); /* before each step; NULL: never */
     void (*progress)(void *arg, const struct mb_banker_progress *p);
     void *arg;
