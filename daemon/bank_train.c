@@ -325,6 +325,28 @@ take_up(struct run *r, struct mb_snapshot *snap, struct mb_buffer *progress,
 
 /* ---- publishing ---- */
 
+/* Nothing was learnt there, or all of its text is gone. */
+static mb_status
+clear_node(struct run *r, struct mb_snapshot *snap, struct mb_op *op,
+    uint32_t node, struct mb_error *err)
+{
+    struct mb_banks_node n;
+    struct mb_banks_node fresh = {0};
+    mb_status st =
+        mb_banks_node_get(snap, &r->coll, r->bank->bank, node, &n, err);
+
+    if (st != MB_OK)
+        return st;
+    fresh.node = n.node;
+    fresh.level = n.level;
+    fresh.is_disabled = n.is_disabled;
+    memcpy(fresh.terms, n.terms, sizeof fresh.terms);
+    st = mb_banks_edit_node(op, &fresh);
+    if (st == MB_OK)
+        st = mb_banks_edit_block(op, node, mb_slice_of(NULL, 0));
+    return st == MB_OK ? drop_state(r, snap, op, node, err) : st;
+}
+
 struct publication {
     struct run *r;
     struct mb_snapshot *snap;
@@ -382,10 +404,11 @@ publish(struct run *r, struct mb_error *err)
 
     if (st == MB_OK)
         st = new_edit(r, &p.op, err);
+    // Nodes that have no text any more are not told of: they end up clear.
+    if (st == MB_OK)
+        st = for_subtree(r, r->top, clear_node, p.snap, p.op, err);
     if (st == MB_OK)
         st = mb_bank_trainer_measure(r->trainer, on_gain, &p, err);
-    if (st == MB_OK)
-        st = for_subtree(r, r->top, drop_state, p.snap, p.op, err);
     if (st == MB_OK)
         st = mb_banks_edit_end_job(p.op, r->top);
     mb_snapshot_end(p.snap);
@@ -496,28 +519,6 @@ is_stale(struct run *r, struct mb_snapshot *snap, uint32_t top)
     return mb_banks_node_get(snap, &r->coll, r->bank->bank, top, &node, NULL) ==
                MB_OK &&
            node.state == MB_BANKS_STALE;
-}
-
-/* A subtree all of whose text is gone: nothing is left to be learnt. */
-static mb_status
-clear_node(struct run *r, struct mb_snapshot *snap, struct mb_op *op,
-    uint32_t node, struct mb_error *err)
-{
-    struct mb_banks_node n;
-    struct mb_banks_node fresh = {0};
-    mb_status st =
-        mb_banks_node_get(snap, &r->coll, r->bank->bank, node, &n, err);
-
-    if (st != MB_OK)
-        return st;
-    fresh.node = n.node;
-    fresh.level = n.level;
-    fresh.is_disabled = n.is_disabled;
-    memcpy(fresh.terms, n.terms, sizeof fresh.terms);
-    st = mb_banks_edit_node(op, &fresh);
-    if (st == MB_OK)
-        st = mb_banks_edit_block(op, node, mb_slice_of(NULL, 0));
-    return st == MB_OK ? drop_state(r, snap, op, node, err) : st;
 }
 
 /* Stale subtrees without any text. */

@@ -110,6 +110,22 @@ def test_trained(client):
     check(client.result("verify")["broken"] == 0, "verify")
 
 
+def test_emptied(place, daemon, client):
+    """A leaf loses all of its text, the one beside it keeps its own."""
+    leaf = client.result("bank.path", collection="c",
+                         text=SUBJECTS[0])["path"][1]["node"]["node"]
+    client.result("delete", collection="c",
+                  ids=[f"d{i}" for i in range(0, 72, 4)])
+    daemon.stop()
+    check(train(place)["finished"], "finished")
+    daemon = Daemon(place, "--model", MODEL)
+    status = nodes(Client(daemon))
+    daemon.stop()
+    check(status["states"]["stale"] == 0, status["states"])
+    emptied = [n for n in status["node_list"] if n["node"] == leaf][0]
+    check(emptied["state"] == "fresh" and emptied["bytes"] == 0, emptied)
+
+
 def test_all():
     subprocess.run(
         ["/usr/bin/python3",
@@ -147,6 +163,9 @@ def test_all():
     check(nodes(client) == mine, "as if it had never been there")
     check(scores == [score(client, d["text"], bank=True)["per_token"]
                      for d in documents()[:12]], "the same bits")
+    test_emptied(place, daemon, client)
+    daemon = Daemon(place, "--model", MODEL)
+    client = Client(daemon)
     client.result("bank.reset", collection="c")
     check(client.error("bank.status", collection="c")["code"] == "not_found")
     daemon.stop()
