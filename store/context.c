@@ -133,14 +133,12 @@ static mb_status
 decode_runs(
     const uint8_t *at, struct mb_stored_context *c, struct mb_arena *arena)
 {
-    struct mb_stored_run *runs = NULL;
+    struct mb_stored_run *runs =
+        mb_arena_calloc(arena, c->n_runs + 1, sizeof *runs);
     uint32_t next = 0;
 
-    if (arena != NULL) {
-        runs = mb_arena_calloc(arena, c->n_runs + 1, sizeof *runs);
-        if (runs == NULL)
-            return MB_ERR_NOMEM;
-    }
+    if (runs == NULL)
+        return MB_ERR_NOMEM;
     for (size_t i = 0; i < c->n_runs; i++, at += CONTEXT_RUN) {
         struct mb_stored_run run = {
             mb_get_le64(at), mb_get_le32(at + 8), mb_get_le32(at + 12)};
@@ -148,8 +146,7 @@ decode_runs(
         if (run.first != next || run.end <= run.first)
             return MB_ERR_CORRUPT;
         next = run.end;
-        if (runs != NULL)
-            runs[i] = run;
+        runs[i] = run;
     }
     c->runs = runs;
     return next == c->n_blocks ? MB_OK : MB_ERR_CORRUPT;
@@ -208,7 +205,7 @@ context_decode(struct mb_slice record, struct mb_arena *arena,
         record.size != names_at + name_size + settings_size + RECORD_CHECKSUM)
         return MB_ERR_CORRUPT;
     memcpy(c.name, p + names_at, name_size);
-    if (arena != NULL && settings_size > 0) {
+    if (settings_size > 0) {
         const uint8_t *copy =
             mb_arena_dup(arena, p + names_at + name_size, settings_size);
         if (copy == NULL)
@@ -485,6 +482,25 @@ mb_store_context_list(struct mb_snapshot *snap, struct mb_arena *arena,
 {
     error_begin(err);
     return context_read_all(snap->txn, arena, out, n, err);
+}
+
+mb_status
+mb_store_context_room(const struct mb_stored_context *ctx, uint64_t total,
+    uint64_t more, uint64_t max_total, struct mb_error *err)
+{
+    if (ctx->quota != 0 && more > 0 && ctx->bytes + more > ctx->quota)
+        return mb_error_set(err, MB_ERR_TOO_LARGE,
+            "context \"%s\" has %llu bytes of its quota of %llu, %llu more are "
+            "wanted: truncate it, or open it with a larger quota",
+            ctx->name, (unsigned long long)ctx->bytes,
+            (unsigned long long)ctx->quota, (unsigned long long)more);
+    if (max_total != 0 && more > 0 && total + more > max_total)
+        return mb_error_set(err, MB_ERR_TOO_LARGE,
+            "all contexts have %llu bytes of %llu, \"%s\" wants %llu more: "
+            "delete one, or raise context_bytes",
+            (unsigned long long)total, (unsigned long long)max_total, ctx->name,
+            (unsigned long long)more);
+    return MB_OK;
 }
 
 mb_status

@@ -375,6 +375,10 @@ set_tail(struct op_context *op, const struct mb_stored_context *c,
     op->tail_n = tail->n;
     op->tail_tokens = tail->n_tokens;
     op->carry = tail->carry;
+    if (tail->first > c->tail_blocks)
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "context \"%s\": block %u of a tail that has %u", c->name,
+            (unsigned)tail->first, (unsigned)c->tail_blocks);
     if (tail->n > MB_MAX_CONTEXT_TAIL ||
         tail->first + tail->n > MB_MAX_CONTEXT_TAIL)
         return mb_error_set(err, MB_ERR_TOO_LARGE,
@@ -448,27 +452,6 @@ next_rows(const struct op_context *op, size_t *at)
 
     *at += 8 + sum + kv;
     return (struct rows){mb_slice_of(p + 8, sum), mb_slice_of(p + 8 + sum, kv)};
-}
-
-static mb_status
-check_quotas(const struct op_context *op, const struct mb_stored_context *c,
-    uint64_t total, struct mb_error *err)
-{
-    uint64_t more = op->row_bytes;
-
-    if (c->quota != 0 && more > 0 && c->bytes + more > c->quota)
-        return mb_error_set(err, MB_ERR_TOO_LARGE,
-            "context \"%s\" has %llu bytes of its quota of %llu, %llu more are "
-            "wanted: truncate it, or open it with a larger quota",
-            c->name, (unsigned long long)c->bytes, (unsigned long long)c->quota,
-            (unsigned long long)more);
-    if (op->max_total != 0 && more > 0 && total + more > op->max_total)
-        return mb_error_set(err, MB_ERR_TOO_LARGE,
-            "all contexts have %llu bytes of %llu, \"%s\" wants %llu more: "
-            "delete one, or raise context_bytes",
-            (unsigned long long)total, (unsigned long long)op->max_total,
-            c->name, (unsigned long long)more);
-    return MB_OK;
 }
 
 /* Is there no row at [first, first + n) of the strip? */
@@ -572,7 +555,8 @@ append_body(struct mb_op *base, struct wtxn *w, struct mb_error *err)
         return st;
     st = context_meta_u64(w->txn, META_CONTEXT_BYTES, &total);
     if (st == MB_OK)
-        st = check_quotas(op, &c, total, err);
+        st =
+            mb_store_context_room(&c, total, op->row_bytes, op->max_total, err);
     if (st == MB_OK && op->n_blocks > 0)
         st = extend_runs(op, w, &c, op->n_blocks, err);
     if (st != MB_OK)
@@ -998,6 +982,7 @@ mb_op_context_trace_new(struct mb_slice name, struct mb_slice bytes,
     mb_status st = named_new(&cls, name, &op, err);
     if (st != MB_OK)
         return st;
+    op->base.bytes = bytes.size;
     st = mb_buffer_append(&op->bytes, bytes.data, bytes.size);
     if (st != MB_OK) {
         mb_op_free(&op->base);

@@ -58,8 +58,7 @@ size_t context_kv_row(size_t kv_bytes);
 
 /* Set n_tokens from what it is made of. */
 void context_count(struct mb_stored_context *c);
-/* Runs and settings of *out lie in arena (NULL: they are left out, and n_runs
- * tells how many there are). Errors: CORRUPT, NOMEM. */
+/* Runs and settings of *out lie in arena. Errors: CORRUPT, NOMEM. */
 MB_MUST_USE mb_status context_decode(struct mb_slice record,
     struct mb_arena *arena, struct mb_stored_context *out);
 /* Errors: TOO_LARGE, NOMEM. */

@@ -30,17 +30,14 @@ is_named(const struct check *k, uint64_t strip, uint32_t block)
 }
 
 /* A row of a block whose strip and number the key gives. */
-static bool
+static void
 check_owner(struct check *k, enum kv_table table, struct mb_slice key,
     uint64_t strip, uint32_t block, size_t bytes)
 {
-    bool named = is_named(k, strip, block);
-
-    if (named)
+    if (is_named(k, strip, block))
         k->bytes += bytes;
     else if (!context_row_is_erasing(k->v->snap->txn, strip, block))
         verify_broken(k->v, table, key, "block of no context");
-    return named;
 }
 
 static mb_status
@@ -53,7 +50,7 @@ check_kv(void *arg, struct mb_slice key, struct mb_slice val)
             k->v, KV_BLOCKS, key, "damaged block: %zu bytes", val.size);
         return MB_OK;
     }
-    (void)check_owner(k, KV_BLOCKS, key, mb_get_be64(key.data),
+    check_owner(k, KV_BLOCKS, key, mb_get_be64(key.data),
         mb_get_be32(key.data + 8), val.size);
     return verify_step(k->v, 0.5, NULL);
 }
@@ -69,7 +66,7 @@ check_sum(struct check *k, struct mb_slice key, struct mb_slice val)
             k->v, KV_CONTEXTS, key, "damaged block: %zu bytes", val.size);
         return;
     }
-    (void)check_owner(
+    check_owner(
         k, KV_CONTEXTS, key, mb_get_be64(key.data), sum.block, val.size);
 }
 

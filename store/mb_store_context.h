@@ -60,7 +60,7 @@ struct mb_stored_context {
     struct mb_stored_shape shape;
     uint64_t epoch; /* grows with each change of its text */
     uint64_t created_ms;
-    uint64_t used_ms;     /* opened, changed, read; to the minute */
+    uint64_t used_ms;     /* opened or changed; to the minute */
     uint64_t changed_ms;  /* its text */
     uint64_t quota;       /* bytes; 0: none of its own */
     uint64_t bytes;       /* of its blocks, shared ones too */
@@ -99,6 +99,11 @@ MB_MUST_USE mb_status mb_store_context_list(struct mb_snapshot *snap,
 /* Bytes of all blocks, shared ones once; and how many contexts there are. */
 MB_MUST_USE mb_status mb_store_context_total(struct mb_snapshot *snap,
     uint64_t *bytes, uint64_t *n, struct mb_error *err);
+/* May ctx get `more` bytes of blocks, where all contexts have `total` and may
+ * have max_total (0: no limit)? Errors: TOO_LARGE (its quota or max_total: the
+ * text names it and what can be done). */
+MB_MUST_USE mb_status mb_store_context_room(const struct mb_stored_context *ctx,
+    uint64_t total, uint64_t more, uint64_t max_total, struct mb_error *err);
 
 /* Stops the walk unless it is OK. Views end with the call. */
 typedef mb_status (*mb_stored_sum_fn)(
@@ -145,7 +150,7 @@ struct mb_stored_block {
 };
 
 /* The tail as it is to be: blocks before `first` are those that are there
- * already, then come n more, and no others. */
+ * already (it has as many), then come n more, and no others. */
 struct mb_stored_tail {
     uint32_t first;
     const struct mb_slice *kv;  /* (n) of kv_bytes each */

@@ -350,6 +350,14 @@ test_tail_when_kept_then_replaced_and_gone(void **state)
     assert_int_equal(71, c.n_tokens);
     assert_int_equal(42, c.carry);
 
+    // None there that it could stand behind.
+    tail.first = 3;
+    assert_int_equal(
+        MB_ERR_BAD_ARG, mb_op_context_append_new(&a, &op, &t->err));
+    tail.first = UINT32_MAX;
+    assert_int_equal(
+        MB_ERR_BAD_ARG, mb_op_context_append_new(&a, &op, &t->err));
+
     // One more behind the first.
     kv[0] = bytes_of(t, 3, KV_BYTES);
     tail = (struct mb_stored_tail){.first = 1,
