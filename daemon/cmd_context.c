@@ -148,7 +148,7 @@ use_existing(struct call *c, struct mb_slice name, struct open_context *oc)
         return st;
     st = mb_store_apply(c->d->store, op, &c->err);
     if (st == MB_OK)
-        context_note_quota(oc, mb_op_context_result(op)->quota);
+        context_note_touch(oc, mb_op_context_result(op));
     mb_op_free(op);
     return st;
 }

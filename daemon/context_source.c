@@ -228,26 +228,16 @@ check_room(struct open_context *oc, const struct mb_stored_context *then,
     uint64_t n;
     mb_status st;
 
-    if (oc->stored.quota != 0 && then->bytes > oc->stored.quota)
-        return mb_error_set(err, MB_ERR_TOO_LARGE,
-            "context \"%s\" has %llu bytes of its quota of %llu, %llu more are "
-            "wanted: truncate it, or open it with a larger quota",
-            oc->name, (unsigned long long)oc->stored.bytes,
-            (unsigned long long)oc->stored.quota, (unsigned long long)more);
-    if (oc->max_total == 0)
-        return MB_OK;
-    st = mb_snapshot_begin(oc->cs->d->store, &snap, err);
-    if (st != MB_OK)
-        return st;
-    st = mb_store_context_total(snap, &total, &n, err);
-    mb_snapshot_end(snap);
-    if (st == MB_OK && total + more > oc->max_total)
-        return mb_error_set(err, MB_ERR_TOO_LARGE,
-            "all contexts have %llu bytes of %llu, \"%s\" wants %llu more: "
-            "delete one, or raise context_bytes",
-            (unsigned long long)total, (unsigned long long)oc->max_total,
-            oc->name, (unsigned long long)more);
-    return st;
+    if (oc->max_total != 0) {
+        st = mb_snapshot_begin(oc->cs->d->store, &snap, err);
+        if (st != MB_OK)
+            return st;
+        st = mb_store_context_total(snap, &total, &n, err);
+        mb_snapshot_end(snap);
+        if (st != MB_OK)
+            return st;
+    }
+    return mb_store_context_room(&oc->stored, total, more, oc->max_total, err);
 }
 
 static mb_status

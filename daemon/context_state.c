@@ -183,9 +183,11 @@ context_stored(const struct open_context *oc)
 }
 
 void
-context_note_quota(struct open_context *oc, uint64_t quota)
+context_note_touch(
+    struct open_context *oc, const struct mb_stored_context *touched)
 {
-    oc->stored.quota = quota;
+    oc->stored.quota = touched->quota;
+    oc->stored.used_ms = touched->used_ms;
 }
 
 uint64_t
@@ -247,13 +249,13 @@ tail_of(struct mb_context *model, mb_token_id carry, uint32_t first,
 {
     struct mb_context_segment seg;
     size_t n_tokens;
-    mb_status st = mb_context_tail(model, &seg, err);
+    mb_status st;
 
+    // First, as asking for the window ends views of the tail.
+    (void)mb_context_window(model, &n_tokens);
+    st = mb_context_tail(model, &seg, err);
     if (st != MB_OK)
         return st;
-    (void)mb_context_window(model, &n_tokens);
-    // Asking for the window ends views of the tail.
-    st = mb_context_tail(model, &seg, err);
     if (first > seg.n_blocks)
         first = 0;
     *out = (struct mb_stored_tail){
@@ -264,7 +266,7 @@ tail_of(struct mb_context *model, mb_token_id carry, uint32_t first,
         .n_tokens = (uint32_t)n_tokens,
         .carry = carry,
     };
-    return st;
+    return MB_OK;
 }
 
 /* Apply op, take its result over. */

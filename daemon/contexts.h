@@ -65,8 +65,9 @@ void context_unload(struct open_context *oc);
 /* These may be asked when it is loaded. */
 struct mb_context *context_model(const struct open_context *oc);
 const struct mb_stored_context *context_stored(const struct open_context *oc);
-/* After a touch of the store's. */
-void context_note_quota(struct open_context *oc, uint64_t quota);
+/* After a touch of the store's: its quota and time of use. */
+void context_note_touch(
+    struct open_context *oc, const struct mb_stored_context *touched);
 /* Tokens, the carried one included. */
 uint64_t context_position(const struct open_context *oc);
 /* The last token, which is read together with what follows it;
