@@ -19,7 +19,10 @@
  * Synthetic tasks put facts among natural text and ask for them later in the
  * same window: pass keys, values under keys, passages to copy, lists of nouns.
  * The tokens of the answers and of the natural text are targets, those of the
- * facts, which nobody could foresee, are not.
+ * facts, which nobody could foresee, are not. A window of repeats is passages of
+ * prose or of random words, parts of which come again and again: nearly every
+ * token is an answer, so that attention to what followed last time (Olsson et
+ * al. 2022, induction heads), on which all other tasks rest, is learnt early.
  *
  * Threads: `struct windows` is immutable and shared; a window belongs to one
  * thread. */
@@ -45,6 +48,7 @@ struct windows_options {
     size_t n_rows;        /* of a window */
     double landmark_part; /* of the windows, in [0, 1] */
     double task_part;     /* of the windows, in [0, 1] */
+    double repeat_part;   /* of the tasks: repeats; the rest are equal parts */
     uint64_t seed;
     /* Tokens of a held-out window; 0: 63 for each 64 rows, so that a window
      * has as many with landmarks as without. */
@@ -56,8 +60,9 @@ typedef enum window_kind {
     WINDOW_LOOKUP = 1,
     WINDOW_COPY = 2,
     WINDOW_LIST = 3,
-    WINDOW_N_TASKS = 4,
-    WINDOW_TEXT = 4
+    WINDOW_REPEAT = 4,
+    WINDOW_N_TASKS = 5,
+    WINDOW_TEXT = 5
 } window_kind;
 
 /* The answer to a question: the targets of rows [first, end), but of those that

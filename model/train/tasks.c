@@ -7,6 +7,8 @@
  * from their facts. Several facts and questions stand in one window: an answer
  * is a few tokens among hundreds, and what is rarely asked is hardly learnt.
  *
+ * Repeats have no items: passages, and parts of them again, fill the window.
+ *
  * All tokens of a fact but copied prose are unwanted: random digits teach
  * nothing but noise. Of a question only the answer is wanted.
  *
@@ -647,6 +649,102 @@ assemble(struct task *t, struct sink *s, struct task_result *out)
     put_prose(t, s, s->size - s->n, true);
 }
 
+/* ---- repeats ---- */
+
+#define MAX_PASSAGES    8
+#define LONGEST_PASSAGE 200
+#define LEAD            2  /* tokens of a repeat from which the rest follows */
+#define SHORTEST_REPEAT 20 /* so that WINDOW_MAX_ANSWERS suffice for 640 */
+
+struct passage {
+    const mb_token_id *ids;
+    size_t n;
+    size_t at; /* where it stands first */
+    bool is_prose;
+};
+
+/* Words that no language model foresees. */
+static size_t
+draw_words(struct task *t, size_t n, mb_token_id **out)
+{
+    size_t n_vocab = mb_tokenizer_n_vocab(t->world->tok);
+    mb_token_id *ids = mb_arena_alloc(t->arena, n * sizeof *ids);
+    if (!ids) {
+        t->status = MB_ERR_NOMEM;
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t id = below(t, n_vocab);
+        // A vocabulary of few words gives what it has.
+        for (int tries = 0;
+             tries < 64 && (t->world->marks[id] & TASK_STARTS_WORD) == 0;
+             tries++)
+            id = below(t, n_vocab);
+        ids[i] = (mb_token_id)id;
+    }
+    *out = ids;
+    return n;
+}
+
+static struct passage
+draw_passage(struct task *t, size_t n)
+{
+    mb_token_id *ids = NULL;
+    struct passage p = {.is_prose = chance(t, 0.5)};
+    p.n = p.is_prose ? draw_prose(t, n, &ids) : draw_words(t, n, &ids);
+    p.ids = ids;
+    return p;
+}
+
+/* A part of a passage once more, its first tokens no answer: nothing tells
+ * that it comes. */
+static void
+put_repeat(struct task *t, struct sink *s, const struct passage *p,
+    struct task_result *out)
+{
+    size_t first = below(t, p->n - SHORTEST_REPEAT + 1);
+    size_t n = between(t, SHORTEST_REPEAT, p->n - first);
+    size_t start = s->n;
+    for (size_t i = 0; i < n; i++)
+        put(s, p->ids[first + i], i < LEAD ? TASK_NOT_WANTED : TASK_ANSWER);
+    if (s->n > start + LEAD)
+        out->answers[out->n_answers++] = (struct window_answer){
+            .first = start + LEAD,
+            .end = s->n,
+            .distance = start - (p->at + first) + LEAD,
+        };
+}
+
+/* Fill the window with new passages and repeats of those before. */
+static void
+write_repeats(struct task *t, struct sink *s, struct task_result *out)
+{
+    struct passage list[MAX_PASSAGES];
+    size_t n = 0;
+    bool was_new = false; // two in a row would leave little to repeat
+    if (t->world->bos >= 0)
+        put(s, t->world->bos, TASK_NOT_WANTED);
+    while (s->n < s->size && t->status == MB_OK) {
+        bool may_be_new = !was_new && n < MAX_PASSAGES && chance(t, 0.5);
+        if (n > 0 && !may_be_new && out->n_answers < WINDOW_MAX_ANSWERS) {
+            put_repeat(t, s, &list[below(t, n)], out);
+            was_new = false;
+            continue;
+        }
+        was_new = true;
+        struct passage p =
+            draw_passage(t, between(t, SHORTEST_REPEAT, LONGEST_PASSAGE));
+        p.at = s->n;
+        for (size_t i = 0; i < p.n; i++)
+            put(s, p.ids[i],
+                p.is_prose && i > 0 ? TASK_PROSE : TASK_NOT_WANTED);
+        if (p.n == 0) // a shard may hold no prose here
+            put(s, t->world->eos >= 0 ? t->world->eos : 0, TASK_NOT_WANTED);
+        if (p.n >= SHORTEST_REPEAT && n < MAX_PASSAGES)
+            list[n++] = p;
+    }
+}
+
 mb_status
 task_make(const struct task_world *world, window_kind kind, struct mb_rng *rng,
     size_t n, struct mb_arena *arena, struct task_result *out)
@@ -676,13 +774,17 @@ task_make(const struct task_world *world, window_kind kind, struct mb_rng *rng,
     case WINDOW_COPY:
         make_copy(t);
         break;
-    default:
+    case WINDOW_LIST:
         make_list(t);
+        break;
+    default: // has no items
         break;
     }
     struct sink sink = {out->ids, out->wanted, 0, n};
     out->n_answers = 0;
-    if (t->status == MB_OK)
+    if (kind == WINDOW_REPEAT)
+        write_repeats(t, &sink, out);
+    else if (t->status == MB_OK)
         assemble(t, &sink, out);
     mb_buffer_fini(&t->encoded);
     return t->status;

@@ -135,6 +135,9 @@ check_options(const struct windows_options *o, struct mb_error *err)
     if (!(o->task_part >= 0 && o->task_part <= 1))
         return mb_error_set(
             err, MB_ERR_BAD_ARG, "windows: a part of %g tasks", o->task_part);
+    if (!(o->repeat_part >= 0 && o->repeat_part <= 1))
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "windows: a part of %g repeats", o->repeat_part);
     for (size_t i = 0; i < o->n_sources; i++) {
         if (!(o->sources[i].weight > 0) || !isfinite(o->sources[i].weight))
             return mb_error_set(err, MB_ERR_BAD_ARG,
@@ -417,6 +420,17 @@ task_window(const struct windows *w, window_kind kind, bool landmarks,
     return MB_OK;
 }
 
+/* What the k-th task is: repeats are spread evenly, the others take turns. */
+static window_kind
+task_kind(const struct windows *w, uint64_t k)
+{
+    double part = w->options.repeat_part;
+    if (is_in_part(k, part))
+        return WINDOW_REPEAT;
+    uint64_t before = (uint64_t)floor((double)k * part);
+    return (window_kind)((k - before) % WINDOW_REPEAT);
+}
+
 mb_status
 windows_get(const struct windows *w, uint64_t i, struct window *out,
     struct mb_error *err)
@@ -434,7 +448,7 @@ windows_get(const struct windows *w, uint64_t i, struct window *out,
         text_window(w, source, k, out);
         return MB_OK;
     }
-    return task_window(w, (window_kind)(k % WINDOW_N_TASKS),
+    return task_window(w, task_kind(w, k),
         is_in_part(k / WINDOW_N_TASKS, w->options.landmark_part),
         hash3(w->options.seed, FOR_TASK, k, 0), out, err);
 }

@@ -571,7 +571,7 @@ test_task_when_made_then_answers_stand_in_facts(void **state)
         }
         // Answers reach to the window's end, and natural text fills most.
         assert_true(farthest > 620);
-        assert_true(prose > 300 * ROWS / 3);
+        assert_true(kind == WINDOW_REPEAT || prose > 300 * ROWS / 3);
     }
     windows_free(w);
 }
@@ -643,6 +643,69 @@ test_task_when_looking_up_then_questions_differ(void **state)
 }
 
 static void
+test_task_when_repeats_then_most_is_an_answer(void **state)
+{
+    struct rig *rig = *state;
+    struct windows_options o = rig->options;
+    o.sources = rig->sources + 2;
+    o.n_sources = 1;
+    struct windows *w = make(&o);
+    size_t n_answers = 0;
+    size_t n_spans = 0;
+    for (uint64_t i = 0; i < 200; i++) {
+        assert_ok(
+            windows_task(w, WINDOW_REPEAT, i % 2 == 1, i, &rig->win, NULL));
+        n_answers += rig->win.n_answers;
+        n_spans += rig->win.n_spans;
+        // A repeat begins two tokens before its answer, and the fact is as
+        // far before that.
+        mb_token_id ids[ROWS + 1];
+        size_t token_of[ROWS + 1];
+        size_t n = 0;
+        for (size_t r = 0; r < ROWS; r++) {
+            token_of[r] = n;
+            if (!rig->win.view.is_landmark || !rig->win.view.is_landmark[r])
+                ids[n++] = rig->win.view.tokens[r];
+        }
+        for (size_t k = 0; k < rig->win.n_spans; k++) {
+            const struct window_answer *a = &rig->win.spans[k];
+            size_t first = token_of[a->first] + 1; // the target's own place
+            size_t end = token_of[a->end - 1] + 1;
+            for (size_t t = first; t < end && t < n; t++)
+                assert_int_equal(ids[t - (a->distance - 2)], ids[t]);
+        }
+    }
+    assert_true(n_answers > 200 * ROWS / 3);
+    assert_true(n_spans > 200 * 3);
+    windows_free(w);
+}
+
+/* Of every 1000 tasks 300 are repeats, the others take turns. */
+static void
+test_task_when_parts_are_given_then_kept(void **state)
+{
+    struct rig *rig = *state;
+    struct windows_options o = rig->options;
+    o.sources = rig->sources + 2;
+    o.n_sources = 1;
+    o.task_part = 1;
+    o.repeat_part = 0.3;
+    struct windows *w = make(&o);
+    size_t n[WINDOW_N_TASKS] = {0};
+    for (uint64_t i = 0; i < WINDOWS_ROUND; i++) {
+        assert_ok(windows_get(w, i, &rig->win, NULL));
+        n[rig->win.kind]++;
+    }
+    assert_int_equal(307, n[WINDOW_REPEAT]);
+    for (int kind = 0; kind < WINDOW_REPEAT; kind++)
+        assert_in_range(n[kind], 179, 180);
+    windows_free(w);
+    o.repeat_part = 1.5;
+    struct mb_error err;
+    assert_status(MB_ERR_BAD_ARG, windows_new(&o, &w, &err), &err);
+}
+
+static void
 test_task_when_window_is_tiny_then_still_whole(void **state)
 {
     struct rig *rig = *state;
@@ -675,7 +738,7 @@ make_and_get(void *arg)
         return st;
     st = window_init(&win, ROWS, NULL);
     if (st == MB_OK) {
-        for (uint64_t i = 0; st == MB_OK && i < 4; i++)
+        for (uint64_t i = 0; st == MB_OK && i < WINDOW_N_TASKS; i++)
             st = windows_task(w, (window_kind)i, true, 1, &win, NULL);
         window_fini(&win);
     }
@@ -708,6 +771,8 @@ main(void)
         TEST(test_task_when_made_then_answers_stand_in_facts),
         TEST(test_task_when_a_fact_is_random_then_no_target),
         TEST(test_task_when_looking_up_then_questions_differ),
+        TEST(test_task_when_repeats_then_most_is_an_answer),
+        TEST(test_task_when_parts_are_given_then_kept),
         TEST(test_task_when_window_is_tiny_then_still_whole),
         TEST(test_get_when_memory_is_short_then_no_memory),
     };

@@ -37,6 +37,13 @@ progress_init(struct progress *p, FILE *out, bool quiet)
     p->shown_ns = p->terminal ? 0 : p->start_ns;
 }
 
+void
+progress_from(struct progress *p, double part)
+{
+    p->start_part = part;
+    p->rate_part = part;
+}
+
 double
 progress_elapsed(const struct progress *p)
 {
@@ -70,7 +77,7 @@ progress_left(const struct progress *p, double part)
     if (part >= 1)
         return 0;
     if (rate <= 0 && seconds >= FIRST_S)
-        rate = part / seconds;
+        rate = (part - p->start_part) / seconds;
     return part < 0 || rate <= 0 ? -1 : (1 - part) / rate;
 }
 

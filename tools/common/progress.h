@@ -20,6 +20,7 @@ struct progress {
     unsigned width;
     uint64_t start_ns;
     uint64_t shown_ns;
+    double start_part;
     /* For the time left: the rate of late, part of the whole a second. */
     uint64_t rate_ns;
     double rate_part;
@@ -28,6 +29,8 @@ struct progress {
 
 /* Shown on `out` (standard error as a rule); quiet shows nothing. */
 void progress_init(struct progress *p, FILE *out, bool quiet);
+/* The task goes on from `part`, done earlier: it says nothing of the rate. */
+void progress_from(struct progress *p, double part);
 /* part in [0, 1], or negative if it is not known; text: figures of the caller.
  * Cheap: draws at most ten times a second. */
 void progress_show(struct progress *p, double part, const char *text);

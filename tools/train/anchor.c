@@ -141,6 +141,8 @@ loop(struct run *r, uint64_t max_steps, bool quiet, struct mb_error *err)
     mb_status st = MB_OK;
     last = max_steps < r->n_steps - last ? last + max_steps : r->n_steps;
     progress_init(&progress, stderr, quiet);
+    progress_from(
+        &progress, (double)trainer_n_steps(r->trainer) / (double)r->n_steps);
     if (is_heldout_missing(r))
         st = run_heldout(r, err);
     while (st == MB_OK && trainer_n_steps(r->trainer) < last &&

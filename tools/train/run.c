@@ -103,6 +103,7 @@ open_data(struct run *r, struct mb_error *err)
         .n_rows = (size_t)c->rows,
         .landmark_part = c->landmarks,
         .task_part = c->tasks,
+        .repeat_part = c->repeats,
         .seed = c->seed,
     };
     return windows_new(&o, &r->windows, err);

@@ -20,7 +20,7 @@ struct scorer {
 };
 
 static const char *const task_names[WINDOW_N_TASKS] = {
-    "passkey", "lookup", "copy", "list"};
+    "passkey", "lookup", "copy", "list", "repeat"};
 static const char *const distance_names[SCORE_N_DISTANCES] = {
     "<64", "<128", "<256", "<384", "<512", ">=512"};
 static const size_t distances[SCORE_N_DISTANCES] = {

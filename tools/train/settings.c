@@ -56,6 +56,8 @@ static const struct key {
         "part of the windows that have landmark rows"),
     KEY(tasks, KIND_REAL, 0, 1, "0.08",
         "part of the windows that are synthetic tasks"),
+    KEY(repeats, KIND_REAL, 0, 1, "0.2",
+        "part of the tasks that are passages repeated"),
     KEY(tokens, KIND_COUNT, 1, COUNT_MAX, "80M", "rows to train on, in all"),
     KEY(batch, KIND_COUNT, 1, 65536, "32", "windows of a step"),
     KEY(rate, KIND_REAL, 1e-9, 1, "2e-3", "highest learning rate"),

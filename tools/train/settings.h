@@ -51,6 +51,7 @@ struct config {
     uint64_t rows;
     double landmarks;
     double tasks;
+    double repeats;
     /* Steps. */
     uint64_t tokens;
     uint64_t batch;
