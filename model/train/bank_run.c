@@ -10,12 +10,12 @@
 #include "bank_train.h"
 
 #include "../blas.h"
+#include "weights.h"
 
 #include <math.h>
 #include <string.h>
 
 #define TAPE_MAX_BYTES ((size_t)16 << 30)
-#define LAYER_WEIGHTS  9u
 #define MOVE_FLOATS    65536u /* weights of a tile */
 
 /* ---- the anchor ---- */
@@ -29,30 +29,17 @@ frozen(const struct bank_model *m, size_t i)
         w->n_rows, w->n_cols, (float *)(uintptr_t)w->value, NULL};
 }
 
-/* Weights come in the order of mb_import.h: embedding, last norm, layers. */
+/* Weights come in the order of weights.h. */
 static void
 bind_anchor(struct bank_model *m)
 {
     m->graph = (struct graph_model_f32){
         .shape = &m->shape,
-        .embedding = frozen(m, 0),
-        .output_norm = frozen(m, 1),
+        .layers = m->layers,
         .recompute = m->recompute,
     };
-    for (size_t l = 0; l < m->shape.n_layers; l++) {
-        size_t first = 2 + l * LAYER_WEIGHTS;
-        m->layers[l] = (struct graph_layer_f32){
-            .attn_norm = frozen(m, first),
-            .q = frozen(m, first + 1),
-            .k = frozen(m, first + 2),
-            .v = frozen(m, first + 3),
-            .o = frozen(m, first + 4),
-            .ffn_norm = frozen(m, first + 5),
-            .gate = frozen(m, first + 6),
-            .up = frozen(m, first + 7),
-            .down = frozen(m, first + 8),
-        };
-    }
+    for (size_t i = 0; i < m->anchor.n_weights; i++)
+        *weights_slot(&m->graph, i) = frozen(m, i);
 }
 
 static mb_status

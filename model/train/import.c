@@ -7,14 +7,13 @@
 
 #include "../compute.h"
 #include "../rope.h"
+#include "weights.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_NAME      48u
-#define LAYER_WEIGHTS 9u
-#define MAX_BYTES     ((size_t)64 << 30)
+#define MAX_BYTES ((size_t)64 << 30)
 
 struct reading {
     const struct mb_gguf *gguf;
@@ -116,10 +115,15 @@ read_shape(struct reading *r)
     return check_heads(r);
 }
 
-/* Tensor `name` as (rows, cols) floats. */
+/* The tensor of weight i, as floats. */
 static mb_status
-add(struct reading *r, const char *name, size_t rows, size_t cols)
+add(struct reading *r, size_t i)
 {
+    struct weight_shape want;
+    weights_at(&r->out->shape, i, &want);
+    const char *name = want.name;
+    size_t rows = want.n_rows;
+    size_t cols = want.n_cols;
     const struct mb_gguf_tensor *t = mb_gguf_find_tensor(r->gguf, name);
     if (!t)
         return mb_error_set(
@@ -147,45 +151,11 @@ add(struct reading *r, const char *name, size_t rows, size_t cols)
         value = mb_arena_alloc(r->out->arena, size);
     if (!value)
         return mb_error_set(r->err, MB_ERR_NOMEM, "model: tensor %s", name);
-    for (size_t i = 0; i < rows; i++)
-        compute_best()->row(&W, i, value + i * cols);
+    for (size_t row = 0; row < rows; row++)
+        compute_best()->row(&W, row, value + row * cols);
     r->out->weights[r->out->n_weights++] =
         (struct export_weight){kept, rows, cols, value};
     return MB_OK;
-}
-
-static mb_status
-add_layer(struct reading *r, size_t layer)
-{
-    const struct train_shape *s = &r->out->shape;
-    size_t d = s->d_model;
-    size_t q = s->n_heads * s->head_dim;
-    size_t kv = s->n_kv_heads * s->head_dim;
-
-    const struct {
-        const char *name;
-        size_t rows;
-        size_t cols;
-    } parts[LAYER_WEIGHTS] = {
-        {"attn_norm", 1, d},
-        {"attn_q", q, d},
-        {"attn_k", kv, d},
-        {"attn_v", kv, d},
-        {"attn_output", d, q},
-        {"ffn_norm", 1, d},
-        {"ffn_gate", s->d_ff, d},
-        {"ffn_up", s->d_ff, d},
-        {"ffn_down", d, s->d_ff},
-    };
-
-    mb_status st = MB_OK;
-    for (size_t i = 0; st == MB_OK && i < LAYER_WEIGHTS; i++) {
-        char name[MAX_NAME];
-        (void)snprintf(
-            name, sizeof name, "blk.%zu.%s.weight", layer, parts[i].name);
-        st = add(r, name, parts[i].rows, parts[i].cols);
-    }
-    return st;
 }
 
 mb_status
@@ -198,17 +168,13 @@ import_gguf(
         return mb_error_set(err, MB_ERR_NOMEM, "model");
     mb_status st = read_shape(&r);
     if (st == MB_OK) {
-        m.weights = mb_arena_alloc(m.arena,
-            (2 + m.shape.n_layers * LAYER_WEIGHTS) * sizeof *m.weights);
+        m.weights = mb_arena_alloc(
+            m.arena, weights_count(&m.shape) * sizeof *m.weights);
         if (!m.weights)
             st = mb_error_set(err, MB_ERR_NOMEM, "model");
     }
-    if (st == MB_OK)
-        st = add(&r, "token_embd.weight", m.shape.n_vocab, m.shape.d_model);
-    if (st == MB_OK)
-        st = add(&r, "output_norm.weight", 1, m.shape.d_model);
-    for (size_t i = 0; st == MB_OK && i < m.shape.n_layers; i++)
-        st = add_layer(&r, i);
+    for (size_t i = 0; st == MB_OK && i < weights_count(&m.shape); i++)
+        st = add(&r, i);
     if (st != MB_OK) {
         mb_arena_free(m.arena);
         return st;

@@ -9,12 +9,12 @@
 #include "../blas.h"
 #include "../team.h"
 #include "graph.h"
+#include "weights.h"
 
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_NAME       48u
 #define TAPE_MAX_BYTES ((size_t)16 << 30)
 
 struct member {
@@ -43,59 +43,26 @@ struct weights {
 };
 
 static mb_status
-find(const struct weights *w, const char *name, size_t rows, size_t cols,
+find(const struct train_shape *shape, const struct weights *w, size_t i,
     struct tape_var_f32 *out)
 {
-    for (size_t i = 0; i < w->n; i++) {
-        const struct export_weight *x = &w->list[i];
-        if (strcmp(x->name, name) != 0)
+    struct weight_shape want;
+    weights_at(shape, i, &want);
+    for (size_t k = 0; k < w->n; k++) {
+        const struct export_weight *x = &w->list[k];
+        if (strcmp(x->name, want.name) != 0)
             continue;
-        if (x->n_rows != rows || x->n_cols != cols)
+        if (x->n_rows != want.n_rows || x->n_cols != want.n_cols)
             return mb_error_set(w->err, MB_ERR_MISMATCH,
-                "weight %s is %zu x %zu, expected %zu x %zu", name, x->n_rows,
-                x->n_cols, rows, cols);
+                "weight %s is %zu x %zu, expected %zu x %zu", want.name,
+                x->n_rows, x->n_cols, want.n_rows, want.n_cols);
         // Without a gradient nobody writes to it.
         *out = (struct tape_var_f32){
-            rows, cols, (float *)(uintptr_t)x->value, NULL};
+            x->n_rows, x->n_cols, (float *)(uintptr_t)x->value, NULL};
         return MB_OK;
     }
-    return mb_error_set(w->err, MB_ERR_NOT_FOUND, "weight %s is missing", name);
-}
-
-static mb_status
-bind_layer(struct judge *j, const struct weights *w, size_t layer)
-{
-    const struct train_shape *s = &j->shape;
-    struct graph_layer_f32 *l = &j->model.layers[layer];
-    size_t d = s->d_model;
-    size_t q = s->n_heads * s->head_dim;
-    size_t kv = s->n_kv_heads * s->head_dim;
-
-    const struct {
-        const char *name;
-        size_t rows;
-        size_t cols;
-        struct tape_var_f32 *to;
-    } parts[] = {
-        {"attn_norm", 1, d, &l->attn_norm},
-        {"attn_q", q, d, &l->q},
-        {"attn_k", kv, d, &l->k},
-        {"attn_v", kv, d, &l->v},
-        {"attn_output", d, q, &l->o},
-        {"ffn_norm", 1, d, &l->ffn_norm},
-        {"ffn_gate", s->d_ff, d, &l->gate},
-        {"ffn_up", s->d_ff, d, &l->up},
-        {"ffn_down", d, s->d_ff, &l->down},
-    };
-
-    mb_status st = MB_OK;
-    for (size_t i = 0; st == MB_OK && i < sizeof parts / sizeof *parts; i++) {
-        char name[MAX_NAME];
-        (void)snprintf(
-            name, sizeof name, "blk.%zu.%s.weight", layer, parts[i].name);
-        st = find(w, name, parts[i].rows, parts[i].cols, parts[i].to);
-    }
-    return st;
+    return mb_error_set(
+        w->err, MB_ERR_NOT_FOUND, "weight %s is missing", want.name);
 }
 
 static mb_status
@@ -109,13 +76,9 @@ bind(struct judge *j, const struct weights *w)
     };
     if (!j->model.layers)
         return mb_error_set(w->err, MB_ERR_NOMEM, "model");
-    mb_status st = find(
-        w, "token_embd.weight", s->n_vocab, s->d_model, &j->model.embedding);
-    if (st == MB_OK)
-        st =
-            find(w, "output_norm.weight", 1, s->d_model, &j->model.output_norm);
-    for (size_t i = 0; st == MB_OK && i < s->n_layers; i++)
-        st = bind_layer(j, w, i);
+    mb_status st = MB_OK;
+    for (size_t i = 0; st == MB_OK && i < weights_count(s); i++)
+        st = find(s, w, i, weights_slot(&j->model, i));
     return st;
 }
 

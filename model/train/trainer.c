@@ -17,13 +17,12 @@
 #include "graph.h"
 #include "muon.h"
 #include "vector.h"
+#include "weights.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_NAME       48u
-#define LAYER_WEIGHTS  9u
 #define TILE_FLOATS    16384u
 #define TAPE_MAX_BYTES ((size_t)16 << 30)
 #define INIT_STD       0.02
@@ -53,7 +52,7 @@ struct trainer {
     struct team *team;
     struct member *members;
     struct train_weight *weights;
-    char (*names)[MAX_NAME];
+    char (*names)[WEIGHTS_MAX_NAME];
     size_t *offsets; /* (n_weights) in the flat arrays */
     size_t n_weights;
     size_t n_params;
@@ -81,58 +80,25 @@ struct trainer {
 /* ---- weights ---- */
 
 static void
-add_weight(struct trainer *t, const char *name, size_t rows, size_t cols,
-    bool is_decayed)
-{
-    size_t i = t->n_weights++;
-    (void)snprintf(t->names[i], MAX_NAME, "%s", name);
-    t->weights[i] = (struct train_weight){
-        .name = t->names[i],
-        .n_rows = rows,
-        .n_cols = cols,
-        .is_decayed = is_decayed,
-    };
-    t->offsets[i] = t->n_floats;
-    t->n_params += rows * cols;
-    t->n_floats += (rows * cols + 15) / 16 * 16;
-}
-
-/* Embedding, last norm, then LAYER_WEIGHTS a layer in the order of struct
- * graph_layer: norms and the embedding are not decayed. */
-static void
 name_weights(struct trainer *t)
 {
-    const struct train_shape *s = &t->shape;
-    size_t q = s->n_heads * s->head_dim;
-    size_t kv = s->n_kv_heads * s->head_dim;
-
-    const struct {
-        const char *name;
-        size_t rows;
-        size_t cols;
-    } layer[LAYER_WEIGHTS] = {
-        {"attn_norm", 1, s->d_model},
-        {"attn_q", q, s->d_model},
-        {"attn_k", kv, s->d_model},
-        {"attn_v", kv, s->d_model},
-        {"attn_output", s->d_model, q},
-        {"ffn_norm", 1, s->d_model},
-        {"ffn_gate", s->d_ff, s->d_model},
-        {"ffn_up", s->d_ff, s->d_model},
-        {"ffn_down", s->d_model, s->d_ff},
-    };
-
-    add_weight(t, "token_embd.weight", s->n_vocab, s->d_model, false);
-    add_weight(t, "output_norm.weight", 1, s->d_model, false);
-    for (size_t l = 0; l < s->n_layers; l++) {
-        for (size_t i = 0; i < LAYER_WEIGHTS; i++) {
-            char name[MAX_NAME];
-            (void)snprintf(
-                name, sizeof(name), "blk.%zu.%s.weight", l, layer[i].name);
-            add_weight(
-                t, name, layer[i].rows, layer[i].cols, layer[i].rows > 1);
-        }
+    size_t n = weights_count(&t->shape);
+    for (size_t i = 0; i < n; i++) {
+        struct weight_shape w;
+        weights_at(&t->shape, i, &w);
+        (void)snprintf(t->names[i], WEIGHTS_MAX_NAME, "%s", w.name);
+        t->weights[i] = (struct train_weight){
+            .name = t->names[i],
+            .n_rows = w.n_rows,
+            .n_cols = w.n_cols,
+            // Neither norms nor the embedding are.
+            .is_decayed = i > 0 && w.n_rows > 1,
+        };
+        t->offsets[i] = t->n_floats;
+        t->n_params += w.n_rows * w.n_cols;
+        t->n_floats += (w.n_rows * w.n_cols + 15) / 16 * 16;
     }
+    t->n_weights = n;
 }
 
 /* Sums into the residual stream start smaller, as there are two a layer
@@ -152,12 +118,6 @@ draw_weights(struct trainer *t)
             w->value[j] =
                 w->n_rows == 1 ? 1 : (float)(mb_rng_normal(&rng) * std);
     }
-}
-
-static size_t
-count_weights(const struct train_shape *s)
-{
-    return 2 + s->n_layers * LAYER_WEIGHTS;
 }
 
 static bool
@@ -210,7 +170,7 @@ count_room(const struct trainer *t)
 static bool
 make_arrays(struct trainer *t)
 {
-    size_t n = count_weights(&t->shape);
+    size_t n = weights_count(&t->shape);
     t->weights = mb_calloc(n, sizeof(*t->weights));
     t->names = mb_calloc(n, sizeof(*t->names));
     t->offsets = mb_calloc(n, sizeof(*t->offsets));
@@ -392,25 +352,11 @@ bind_model(const struct trainer *t, struct member *m)
 {
     m->model = (struct graph_model_f32){
         .shape = &t->shape,
-        .embedding = var_of(t, m, 0),
-        .output_norm = var_of(t, m, 1),
         .layers = m->layers,
         .recompute = t->options.recompute,
     };
-    for (size_t l = 0; l < t->shape.n_layers; l++) {
-        size_t first = 2 + l * LAYER_WEIGHTS;
-        m->layers[l] = (struct graph_layer_f32){
-            .attn_norm = var_of(t, m, first),
-            .q = var_of(t, m, first + 1),
-            .k = var_of(t, m, first + 2),
-            .v = var_of(t, m, first + 3),
-            .o = var_of(t, m, first + 4),
-            .ffn_norm = var_of(t, m, first + 5),
-            .gate = var_of(t, m, first + 6),
-            .up = var_of(t, m, first + 7),
-            .down = var_of(t, m, first + 8),
-        };
-    }
+    for (size_t i = 0; i < t->n_weights; i++)
+        *weights_slot(&m->model, i) = var_of(t, m, i);
 }
 
 static void
