@@ -21,9 +21,7 @@
 #define DEFAULT_TOKENS   128
 #define MAX_TOKENS       1000000
 #define MAX_SHOWN        8 /* retrieved blocks in a reply */
-#define MAX_PICK_BYTES   ((size_t)480 << 10)
 #define TRACE_STEPS      64
-#define TRACE_VERSION    1u
 #define LN2              0.69314718055994530942
 
 /* One text on its way. */
@@ -47,7 +45,7 @@ struct reading {
     struct mb_slice stops[MB_ENGINE_MAX_STOPS];
     size_t n_stops;
     /* What was retrieved when. */
-    struct mb_buffer picks; /* u32 step, block, count each */
+    struct mb_buffer picks; /* struct mb_stored_pick */
     struct mb_buffer seen;  /* u32 counts at the end of the last step */
     size_t step_tokens;
     uint32_t step;
@@ -198,14 +196,10 @@ end_step(struct reading *r)
 
     for (size_t i = 0; i < n; i++) {
         uint32_t old = i < had ? before[i] : 0;
-        uint8_t pick[12];
+        struct mb_stored_pick pick = {r->step, (uint32_t)i, hits[i] - old};
 
-        if (hits[i] <= old)
-            continue;
-        mb_put_le32(pick, r->step);
-        mb_put_le32(pick + 4, (uint32_t)i);
-        mb_put_le32(pick + 8, hits[i] - old);
-        if (mb_buffer_append(&r->picks, pick, sizeof pick) != MB_OK)
+        if (hits[i] > old &&
+            mb_buffer_append(&r->picks, &pick, sizeof pick) != MB_OK)
             break; // enough to be looked at
     }
     mb_buffer_clear(&r->seen);
@@ -214,35 +208,38 @@ end_step(struct reading *r)
     r->step++;
 }
 
-/* Keep the trace with the context. It is for who looks: a failure costs only
- * that. */
+/* On mb-write. */
+static void
+on_trace_kept(
+    void *arg, struct mb_op *op, mb_status st, const struct mb_error *err)
+{
+    (void)arg;
+    (void)err;
+    if (st != MB_OK)
+        mb_log(MB_LOG_WARN, "context.trace", "status=%s", mb_status_name(st));
+    mb_op_free(op);
+}
+
+/* Keep the trace with the context, in place of the last generation's. It is for
+ * who looks: nobody waits for it, and a failure costs only that. */
 static void
 keep_trace(struct reading *r)
 {
-    const struct mb_stored_context *s = context_stored(r->oc);
-    struct mb_buffer bytes;
+    struct mb_stored_trace trace = {
+        .n_tokens = (uint32_t)r->n_out,
+        .step_tokens = (uint32_t)r->step_tokens,
+        .picks = (const struct mb_stored_pick *)(const void *)r->picks.data,
+        .n = r->picks.size / sizeof(struct mb_stored_pick),
+    };
     struct mb_op *op;
-    uint8_t head[16];
+    mb_status st = mb_op_context_trace_new(
+        mb_slice_cstr(context_stored(r->oc)->name), &trace, &op, NULL);
 
-    if (r->picks.size == 0)
+    if (st != MB_OK)
         return;
-    mb_put_le32(head, TRACE_VERSION);
-    mb_put_le32(head + 4, (uint32_t)r->n_out);
-    mb_put_le32(head + 8, (uint32_t)r->step_tokens);
-    mb_put_le32(head + 12, (uint32_t)(r->picks.size / 12));
-    mb_buffer_init(&bytes, MB_MAX_CONTEXT_TRACE);
-    if (mb_buffer_append(&bytes, head, sizeof head) == MB_OK &&
-        mb_buffer_append(&bytes, r->picks.data, r->picks.size) == MB_OK &&
-        mb_op_context_trace_new(mb_slice_cstr(s->name), mb_buffer_slice(&bytes),
-            &op, NULL) == MB_OK) {
-        mb_status st = mb_store_apply(r->c->d->store, op, NULL);
-
-        if (st != MB_OK)
-            mb_log(
-                MB_LOG_WARN, "context.trace", "status=%s", mb_status_name(st));
-        mb_op_free(op);
-    }
-    mb_buffer_fini(&bytes);
+    st = mb_store_submit(r->c->d->store, op, on_trace_kept, NULL, NULL);
+    if (st != MB_OK)
+        on_trace_kept(NULL, op, st, NULL);
 }
 
 /* Text of a block, as good as its tokens give it. */
@@ -596,7 +593,8 @@ reading_new(struct call *c, mb_task kind)
     r->kind = kind;
     mb_buffer_init(&r->ids, MAX_TOKEN_BYTES);
     mb_buffer_init(&r->marks, MAX_TOKEN_BYTES);
-    mb_buffer_init(&r->picks, MAX_PICK_BYTES);
+    mb_buffer_init(
+        &r->picks, MB_MAX_CONTEXT_PICKS * sizeof(struct mb_stored_pick));
     mb_buffer_init(&r->seen, MAX_TOKEN_BYTES);
     mb_buffer_init(&r->text, MAX_RESULT_BYTES);
     mb_buffer_init(&r->out, MAX_RESULT_BYTES);

@@ -649,24 +649,3 @@ mb_store_context_sum(struct mb_snapshot *snap,
     error_begin(err);
     return context_sum_read(snap->txn, ctx, block, out, err);
 }
-
-mb_status
-mb_store_context_trace(struct mb_snapshot *snap,
-    const struct mb_stored_context *ctx, struct mb_slice *out,
-    struct mb_error *err)
-{
-    struct kv_key key;
-    struct mb_slice val;
-
-    error_begin(err);
-    context_key(&key, ctx->id, CONTEXT_ROW_TRACE);
-    mb_status st = kv_get(snap->txn, KV_CONTEXTS, kv_key_slice(&key), &val);
-    if (st == MB_OK && !record_is_sound(val))
-        return mb_error_set(err, MB_ERR_CORRUPT,
-            "context \"%s\": its trace is damaged", ctx->name);
-    if (st == MB_OK)
-        *out = mb_slice_of(val.data, val.size - RECORD_CHECKSUM);
-    else if (st == MB_ERR_NOT_FOUND)
-        *out = mb_slice_of(NULL, 0);
-    return st == MB_ERR_NOT_FOUND ? MB_OK : kv_txn_explain(snap->txn, st, err);
-}

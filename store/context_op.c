@@ -957,33 +957,42 @@ static mb_status
 trace_body(struct mb_op *base, struct wtxn *w, struct mb_error *err)
 {
     struct op_context *op = (struct op_context *)base;
+    struct mb_slice had;
+    struct kv_key key;
     mb_status st = find_named(op, w, &op->result, err);
 
     if (st != MB_OK)
         return st;
+    context_key(&key, op->result.id, CONTEXT_ROW_TRACE);
+    st = kv_get(w->txn, KV_CONTEXTS, kv_key_slice(&key), &had);
+    if (st == MB_ERR_NOT_FOUND && op->bytes.size == 0)
+        return MB_OK; // as it was: nothing to write
     w->changed = true;
-    w->erased = true;
-    st = put_trace(w, op->result.id, mb_buffer_slice(&op->bytes));
+    w->erased = st == MB_OK;
+    if (st == MB_OK || st == MB_ERR_NOT_FOUND)
+        st = put_trace(w, op->result.id, mb_buffer_slice(&op->bytes));
     return kv_txn_explain(w->txn, st, err);
 }
 
 mb_status
-mb_op_context_trace_new(struct mb_slice name, struct mb_slice bytes,
-    struct mb_op **out, struct mb_error *err)
+mb_op_context_trace_new(struct mb_slice name,
+    const struct mb_stored_trace *trace, struct mb_op **out,
+    struct mb_error *err)
 {
     static const struct op_class cls = {
         "context_trace", trace_body, context_free};
     struct op_context *op = NULL;
 
-    if (bytes.size > MB_MAX_CONTEXT_TRACE)
+    if (trace->n > MB_MAX_CONTEXT_PICKS)
         return mb_error_set(err, MB_ERR_TOO_LARGE,
-            "context: a trace of %zu bytes, at most %zu are possible",
-            bytes.size, MB_MAX_CONTEXT_TRACE);
+            "context: a trace of %zu picks, at most %u are possible", trace->n,
+            MB_MAX_CONTEXT_PICKS);
     mb_status st = named_new(&cls, name, &op, err);
     if (st != MB_OK)
         return st;
-    op->base.bytes = bytes.size;
-    st = mb_buffer_append(&op->bytes, bytes.data, bytes.size);
+    if (trace->n > 0)
+        st = context_trace_encode(trace, &op->bytes);
+    op->base.bytes = op->bytes.size;
     if (st != MB_OK) {
         mb_op_free(&op->base);
         return mb_error_set(err, st, "context: out of memory");

@@ -3,6 +3,7 @@
  *
  *   context.c         records as bytes; reading
  *   context_op.c      operations: create, append, fork, cut, delete
+ *   context_trace.c   what was retrieved, as bytes
  *   context_erase.c   rows that no context names any more
  *   context_verify.c  are records, rows and figures what they must be?
  *
@@ -92,6 +93,11 @@ MB_MUST_USE mb_status context_row_bytes(
 /* A number in meta; 0 if it is not there. */
 MB_MUST_USE mb_status context_meta_u64(
     struct kv_txn *txn, const char *name, uint64_t *out);
+
+/* ---- context_trace.c ---- */
+
+MB_MUST_USE mb_status context_trace_encode(
+    const struct mb_stored_trace *t, struct mb_buffer *out);
 
 /* ---- context_erase.c ---- */
 

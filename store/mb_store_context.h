@@ -32,7 +32,7 @@
 #define MB_MAX_CONTEXT_SETTINGS 16384 /* bytes */
 #define MB_MAX_CONTEXT_RUNS     4000  /* strips that a context is joined from */
 #define MB_MAX_CONTEXT_TAIL     64    /* blocks */
-#define MB_MAX_CONTEXT_TRACE    ((size_t)1 << 20) /* bytes */
+#define MB_MAX_CONTEXT_PICKS    40000u /* of a trace */
 #define MB_CONTEXT_NO_TOKEN     (-1)
 
 /* What all blocks of a context have in common. */
@@ -86,6 +86,20 @@ struct mb_stored_sum {
     struct mb_slice memory; /* of the segment, with its last block; or empty */
 };
 
+/* What was retrieved over the last generation, for who looks. */
+struct mb_stored_pick {
+    uint32_t step;
+    uint32_t block;
+    uint32_t count; /* how often any layer, row and head chose it */
+};
+
+struct mb_stored_trace {
+    uint32_t n_tokens;                  /* that were generated */
+    uint32_t step_tokens;               /* of a step */
+    const struct mb_stored_pick *picks; /* (n) */
+    size_t n;
+};
+
 /* ---- reading ---- */
 
 /* By name; settings and runs lie in arena. Errors: NOT_FOUND, CORRUPT. */
@@ -130,10 +144,11 @@ MB_MUST_USE mb_status mb_store_context_tail(struct mb_snapshot *snap,
 MB_MUST_USE mb_status mb_store_context_sum(struct mb_snapshot *snap,
     const struct mb_stored_context *ctx, uint32_t block,
     struct mb_stored_sum *out, struct mb_error *err);
-/* What mb_op_context_trace_new kept: a view; empty if nothing. */
+/* What mb_op_context_trace_new kept, in arena; n is 0 if nothing. Errors:
+ * CORRUPT, NOMEM. */
 MB_MUST_USE mb_status mb_store_context_trace(struct mb_snapshot *snap,
-    const struct mb_stored_context *ctx, struct mb_slice *out,
-    struct mb_error *err);
+    const struct mb_stored_context *ctx, struct mb_arena *arena,
+    struct mb_stored_trace *out, struct mb_error *err);
 
 /* ---- writing ---- */
 
@@ -200,11 +215,12 @@ MB_MUST_USE mb_status mb_op_context_delete_new(
  * Errors: on apply NOT_FOUND. */
 MB_MUST_USE mb_status mb_op_context_touch_new(struct mb_slice name,
     const uint64_t *quota, struct mb_op **out, struct mb_error *err);
-/* Keep bytes that say what was retrieved when (tools show them); empty: take
- * them away. They go when the context is cut or deleted.
- * Errors: TOO_LARGE; on apply NOT_FOUND. */
+/* Keep a copy of what was retrieved, in the place of what was kept before; n 0:
+ * take that away. It goes when the context is cut or deleted.
+ * Errors: TOO_LARGE, NOMEM; on apply NOT_FOUND. */
 MB_MUST_USE mb_status mb_op_context_trace_new(struct mb_slice name,
-    struct mb_slice bytes, struct mb_op **out, struct mb_error *err);
+    const struct mb_stored_trace *trace, struct mb_op **out,
+    struct mb_error *err);
 /* The context as an operation that was applied left it (not delete). Valid as
  * long as op. */
 const struct mb_stored_context *mb_op_context_result(const struct mb_op *op);

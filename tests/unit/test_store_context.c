@@ -536,31 +536,84 @@ test_random_operations_then_as_a_model_says(void **state)
 }
 
 static void
+keep_trace(struct test_store *t, const struct mb_stored_trace *trace)
+{
+    struct mb_op *op;
+
+    assert_ok(mb_op_context_trace_new(mb_slice_cstr("book"), trace, &op, NULL));
+    assert_ok(test_apply(t, op));
+}
+
+/* How many picks are kept; they are those of trace. */
+static size_t
+kept_picks(struct test_store *t, const struct mb_stored_trace *trace)
+{
+    struct mb_stored_context c = get(t, "book");
+    struct mb_stored_trace got;
+    struct mb_snapshot *snap;
+
+    assert_ok(mb_snapshot_begin(t->store, &snap, NULL));
+    assert_ok(mb_store_context_trace(snap, &c, t->arena, &got, NULL));
+    mb_snapshot_end(snap);
+    if (got.n > 0) {
+        assert_int_equal(trace->n, got.n);
+        assert_int_equal(trace->n_tokens, got.n_tokens);
+        assert_int_equal(trace->step_tokens, got.step_tokens);
+        assert_memory_equal(trace->picks, got.picks, got.n * sizeof *got.picks);
+    }
+    return got.n;
+}
+
+static void
 test_trace_when_kept_then_read_and_taken_away_by_a_cut(void **state)
 {
+    static const struct mb_stored_pick picks[] = {{0, 1, 2}, {3, 4, 5}};
+    const struct mb_stored_trace trace = {7, 8, picks, 2};
     struct test_store *t = *state;
-    struct mb_snapshot *snap;
-    struct mb_slice got;
-    struct mb_op *op;
 
     create(t, "book", 0);
     assert_ok(append(t, "book", 7));
     for (int round = 0; round < 2; round++) {
-        struct mb_stored_context c = get(t, "book");
-        assert_ok(mb_snapshot_begin(t->store, &snap, NULL));
-        assert_ok(mb_store_context_trace(snap, &c, &got, NULL));
-        assert_int_equal(0, got.size);
-        mb_snapshot_end(snap);
-        assert_ok(mb_op_context_trace_new(mb_slice_cstr("book"),
-            mb_slice_cstr("what was retrieved"), &op, NULL));
-        assert_ok(test_apply(t, op));
-        assert_ok(mb_snapshot_begin(t->store, &snap, NULL));
-        assert_ok(mb_store_context_trace(snap, &c, &got, NULL));
-        assert_true(mb_slice_equal(mb_slice_cstr("what was retrieved"), got));
-        mb_snapshot_end(snap);
+        assert_int_equal(0, kept_picks(t, &trace));
+        keep_trace(t, &trace);
+        assert_int_equal(2, kept_picks(t, &trace));
         test_verify(t);
         assert_ok(cut(t, "book", 0));
     }
+}
+
+/* A generation that retrieves nothing leaves no older trace behind; where there
+ * is none, nothing is written. */
+static void
+test_trace_when_empty_then_older_one_is_gone(void **state)
+{
+    static const struct mb_stored_pick picks[] = {{0, 1, 2}};
+    const struct mb_stored_trace trace = {7, 8, picks, 1};
+    const struct mb_stored_trace none = {.n_tokens = 7};
+    struct test_store *t = *state;
+
+    struct mb_store_stats before;
+    struct mb_store_stats after;
+
+    create(t, "book", 0);
+    assert_ok(mb_store_stats(t->store, &before, NULL));
+    keep_trace(t, &none);
+    assert_ok(mb_store_stats(t->store, &after, NULL));
+    assert_int_equal(before.n_commits, after.n_commits);
+    keep_trace(t, &trace);
+    keep_trace(t, &none);
+    assert_int_equal(0, kept_picks(t, &trace));
+}
+
+static void
+test_trace_when_too_long_then_refused(void **state)
+{
+    const struct mb_stored_trace trace = {.n = MB_MAX_CONTEXT_PICKS + 1};
+    struct test_store *t = *state;
+    struct mb_op *op;
+
+    assert_int_equal(MB_ERR_TOO_LARGE,
+        mb_op_context_trace_new(mb_slice_cstr("book"), &trace, &op, &t->err));
 }
 
 /* ---- damage ---- */
@@ -723,6 +776,8 @@ main(void)
         TEST(test_cut_when_forked_then_others_keep_theirs),
         TEST(test_random_operations_then_as_a_model_says),
         TEST(test_trace_when_kept_then_read_and_taken_away_by_a_cut),
+        TEST(test_trace_when_empty_then_older_one_is_gone),
+        TEST(test_trace_when_too_long_then_refused),
         TEST(test_verify_when_rows_are_damaged_then_reported),
         TEST(test_record_when_cut_anywhere_then_corrupt),
         TEST(test_drop_of_a_collection_then_contexts_stay),

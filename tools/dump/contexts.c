@@ -13,13 +13,10 @@
 #include "dump.h"
 #include "mb_store_context.h"
 
-#define TRACE_VERSION 1u
-#define TRACE_HEAD    16
-#define PICK          12
-#define MAP_MARGIN    14 /* columns before the map */
-#define MIN_COLUMNS   16u
-#define MAX_COLUMNS   512u
-#define MAX_STEPS     4096u
+#define MAP_MARGIN  14 /* columns before the map */
+#define MIN_COLUMNS 16u
+#define MAX_COLUMNS 512u
+#define MAX_STEPS   4096u
 
 static const char *const kv_types[] = {"f16", "q8_0", "f32"};
 
@@ -102,28 +99,8 @@ view_contexts(struct dump *d, const char *arg, struct mb_error *err)
 
 /* ---- what was retrieved when ---- */
 
-struct trace {
-    uint32_t n_tokens;
-    uint32_t step_tokens;
-    uint32_t n_picks;
-    const uint8_t *picks; /* (n_picks) u32 step, block, count */
-};
-
-/* False if there is none that we know. */
-static bool
-read_trace(struct mb_slice bytes, struct trace *out)
-{
-    if (bytes.size < TRACE_HEAD || mb_get_le32(bytes.data) != TRACE_VERSION)
-        return false;
-    out->n_tokens = mb_get_le32(bytes.data + 4);
-    out->step_tokens = mb_get_le32(bytes.data + 8);
-    out->n_picks = mb_get_le32(bytes.data + 12);
-    out->picks = bytes.data + TRACE_HEAD;
-    return out->n_picks == (bytes.size - TRACE_HEAD) / PICK;
-}
-
 static void
-json_trace(struct json_writer *w, const struct trace *t)
+json_trace(struct json_writer *w, const struct mb_stored_trace *t)
 {
     json_key(w, "retrieved");
     json_object_begin(w);
@@ -131,13 +108,11 @@ json_trace(struct json_writer *w, const struct trace *t)
     json_kv_u64(w, "step_tokens", t->step_tokens);
     json_key(w, "picks");
     json_array_begin(w);
-    for (uint32_t i = 0; i < t->n_picks; i++) {
-        const uint8_t *p = t->picks + (size_t)i * PICK;
-
+    for (size_t i = 0; i < t->n; i++) {
         json_array_begin(w);
-        for (size_t k = 0; k < 3; k++) {
-            json_u64(w, mb_get_le32(p + 4 * k));
-        }
+        json_u64(w, t->picks[i].step);
+        json_u64(w, t->picks[i].block);
+        json_u64(w, t->picks[i].count);
         json_array_end(w);
     }
     json_array_end(w);
@@ -146,21 +121,19 @@ json_trace(struct json_writer *w, const struct trace *t)
 
 /* Sums of picks in cells of the map: (n_steps, n_columns). */
 static uint64_t
-fill_map(const struct trace *t, uint32_t n_blocks, uint64_t *cells,
+fill_map(const struct mb_stored_trace *t, uint32_t n_blocks, uint64_t *cells,
     uint32_t n_steps, uint32_t n_columns)
 {
     uint64_t most = 0;
 
-    for (uint32_t i = 0; i < t->n_picks; i++) {
-        const uint8_t *p = t->picks + (size_t)i * PICK;
-        uint32_t step = mb_get_le32(p);
-        uint32_t block = mb_get_le32(p + 4);
+    for (size_t i = 0; i < t->n; i++) {
+        const struct mb_stored_pick *p = &t->picks[i];
 
-        if (step >= n_steps || block >= n_blocks)
+        if (p->step >= n_steps || p->block >= n_blocks)
             continue;
-        uint64_t column = (uint64_t)block * n_columns / n_blocks;
-        uint64_t *cell = &cells[step * n_columns + column];
-        *cell += mb_get_le32(p + 8);
+        uint64_t column = (uint64_t)p->block * n_columns / n_blocks;
+        uint64_t *cell = &cells[p->step * n_columns + column];
+        *cell += p->count;
         if (*cell > most)
             most = *cell;
     }
@@ -169,15 +142,15 @@ fill_map(const struct trace *t, uint32_t n_blocks, uint64_t *cells,
 
 static mb_status
 print_map(struct dump *d, const struct mb_stored_context *c,
-    const struct trace *t, struct mb_error *err)
+    const struct mb_stored_trace *t, struct mb_error *err)
 {
     static const char shades[] = " .:-=+*#%@";
     uint32_t n_steps = 0;
     uint32_t n_columns =
         d->width > MAP_MARGIN + MIN_COLUMNS ? d->width - MAP_MARGIN - 2 : 64;
 
-    for (uint32_t i = 0; i < t->n_picks; i++) {
-        uint32_t step = mb_get_le32(t->picks + (size_t)i * PICK);
+    for (size_t i = 0; i < t->n; i++) {
+        uint32_t step = t->picks[i].step;
 
         if (step < MAX_STEPS && step >= n_steps)
             n_steps = step + 1;
@@ -253,16 +226,15 @@ mb_status
 view_context(struct dump *d, const char *arg, struct mb_error *err)
 {
     struct mb_stored_context c;
-    struct mb_slice bytes;
-    struct trace t = {0};
+    struct mb_stored_trace t = {0};
     mb_status st =
         mb_store_context_get(d->snap, mb_slice_cstr(arg), d->arena, &c, err);
 
     if (st == MB_OK)
-        st = mb_store_context_trace(d->snap, &c, &bytes, err);
+        st = mb_store_context_trace(d->snap, &c, d->arena, &t, err);
     if (st != MB_OK)
         return st;
-    bool has_trace = read_trace(bytes, &t);
+    bool has_trace = t.n > 0;
     if (d->json) {
         json_object_begin(&d->w);
         json_context(&d->w, &c);
@@ -273,7 +245,9 @@ view_context(struct dump *d, const char *arg, struct mb_error *err)
     }
     print_context(&c);
     if (!has_trace) {
-        (void)printf("\nnothing was generated from it yet\n");
+        (void)printf(
+            "\nno blocks were retrieved: nothing was generated from it, or its "
+            "window had all\n");
         return MB_OK;
     }
     return print_map(d, &c, &t, err);
