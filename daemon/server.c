@@ -32,29 +32,17 @@
 
 #include <zmq.h>
 
+#include "server_clients.h"
+#include "server_keys.h"
+
 #define TICK_MS          1000
 #define BATCH            32 /* messages of one socket before others have a turn */
-#define MAX_IDENTITY     255
 #define MAX_ENVELOPE     512 /* bytes of frames before the body */
 #define LINGER_MS        1000
-#define CLIENT_SLOTS     1024 /* of the hash table; chains may grow */
 #define HEARTBEAT_MS     10000
 #define HEARTBEAT_END_MS 30000
 #define RECEIVE_MARK     64 /* messages a client may have queued unread by us */
-#define MAX_KEYS         4096
-#define KEY_TEXT         40 /* Z85 digits of a CURVE key */
 #define ZAP_ENDPOINT     "inproc://zeromq.zap.01"
-
-struct client {
-    struct client *next; /* in its slot */
-    uint64_t hash;
-    size_t socket;
-    uint64_t n_requests;           /* taken in, not sent yet; mb-io */
-    atomic_uint_fast64_t n_unsent; /* sent, not gone yet; see free_sent */
-    atomic_uint_fast64_t unsent_bytes;
-    size_t identity_size;
-    uint8_t identity[MAX_IDENTITY];
-};
 
 struct request;
 
@@ -93,10 +81,11 @@ struct server {
     void *zap; /* answers key checks; NULL without an allow list */
     int wake_fd;
     size_t max_message_bytes;
-    struct client *clients[CLIENT_SLOTS];
+    struct client_table clients;
     pthread_t thread_id;
     struct mb_thread *thread;
     uint64_t last_tick_ns;
+    struct key_list allowed; /* public keys of clients */
 
     atomic_uint_fast64_t max_client_requests; /* relaxed: limits, counters */
     atomic_uint_fast64_t max_client_bytes;
@@ -108,13 +97,10 @@ struct server {
     atomic_uint_fast64_t bytes_in;
     atomic_uint_fast64_t bytes_out;
     atomic_uint_fast64_t pending_bytes;
-    atomic_uint_fast64_t n_clients;
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
-    struct outgoing *outgoing;     /* newest first */
-    char (*allowed)[KEY_TEXT + 1]; /* public keys of clients */
-    size_t n_allowed;
+    struct outgoing *outgoing; /* newest first */
     uint64_t n_in_flight;
     bool bound;
     bool started;
@@ -139,64 +125,6 @@ static void
 sub(atomic_uint_fast64_t *v, uint64_t n)
 {
     (void)atomic_fetch_sub_explicit(v, n, memory_order_relaxed);
-}
-
-/* ---- clients ---- */
-
-static bool
-client_is_idle(const struct client *c)
-{
-    // Acquire pairs with the release in free_sent: its last use is over.
-    return c->n_requests == 0 &&
-           atomic_load_explicit(&c->n_unsent, memory_order_acquire) == 0;
-}
-
-/* The record of a client, made if it has none. NULL when memory is short. */
-static struct client *
-client_find(struct server *s, size_t socket, const void *identity, size_t size)
-{
-    uint64_t hash = mb_hash64(identity, size, socket);
-    struct client **slot = &s->clients[hash % CLIENT_SLOTS];
-    struct client *c;
-
-    for (c = *slot; c != NULL; c = c->next) {
-        if (c->hash == hash && c->socket == socket &&
-            c->identity_size == size &&
-            memcmp(c->identity, identity, size) == 0)
-            return c;
-    }
-    c = mb_calloc(1, sizeof *c);
-    if (c == NULL)
-        return NULL;
-    c->hash = hash;
-    c->socket = socket;
-    c->identity_size = size;
-    memcpy(c->identity, identity, size);
-    c->next = *slot;
-    *slot = c;
-    add(&s->n_clients, 1);
-    return c;
-}
-
-/* Forget clients that have nothing under way. */
-static void
-clients_sweep(struct server *s)
-{
-    for (size_t i = 0; i < CLIENT_SLOTS; i++) {
-        struct client **at = &s->clients[i];
-
-        while (*at != NULL) {
-            struct client *c = *at;
-
-            if (client_is_idle(c)) {
-                *at = c->next;
-                mb_free(c);
-                sub(&s->n_clients, 1);
-            } else {
-                at = &c->next;
-            }
-        }
-    }
 }
 
 /* ---- replies ---- */
@@ -602,7 +530,7 @@ accept_one(struct server *s, size_t socket)
     add(&s->n_requests, 1);
     add(&s->bytes_in, zmq_msg_size(&f.last));
     if (f.identity_size <= MAX_IDENTITY)
-        c = client_find(s, socket, f.identity, f.identity_size);
+        c = clients_find(&s->clients, socket, f.identity, f.identity_size);
     // A client this far past its limit does not read what it is told.
     if (c != NULL &&
         c->n_requests + load(&c->n_unsent) < 2 * load(&s->max_client_requests))
@@ -640,19 +568,6 @@ server_has_waiting(struct server *s)
 
 /* ---- keys: RFC 27/ZAP ---- */
 
-static bool
-is_allowed(struct server *s, const char *key)
-{
-    bool ok = false;
-
-    (void)pthread_mutex_lock(&s->lock);
-    for (size_t i = 0; i < s->n_allowed && !ok; i++) {
-        ok = strcmp(s->allowed[i], key) == 0;
-    }
-    (void)pthread_mutex_unlock(&s->lock);
-    return ok;
-}
-
 /* Answer one question of libzmq: may this public key come in? */
 static void
 answer_zap(struct server *s)
@@ -678,7 +593,7 @@ answer_zap(struct server *s)
     }
     if (sizes[MECHANISM] == 5 && memcmp(frames[MECHANISM], "CURVE", 5) == 0 &&
         sizes[KEY] == 32 && zmq_z85_encode(text, frames[KEY], 32) != NULL)
-        ok = is_allowed(s, text);
+        ok = key_list_has(&s->allowed, text);
     if (!ok)
         mb_log(MB_LOG_WARN, "server.denied", "key=%s", text);
     (void)zmq_send(s->zap, "1.0", 3, ZMQ_SNDMORE);
@@ -689,109 +604,10 @@ answer_zap(struct server *s)
     (void)zmq_send(s->zap, "", 0, 0);
 }
 
-/* Next line of a file into `line`, cut to size; the rest of a longer one is
- * passed over, so that it is not taken for a line of its own. */
-static bool
-next_line(FILE *f, char *line, int size)
-{
-    int c = 0;
-
-    if (fgets(line, size, f) == NULL)
-        return false;
-    while (strchr(line, '\n') == NULL && c != '\n' && c != EOF) {
-        c = fgetc(f);
-    }
-    return true;
-}
-
-/* Next key of a file, the first word of its line, past blank lines and comments
- * (no key begins with #: five digits of Z85 that do stand for more than 32
- * bits). NOT_FOUND at the end, BAD_ARG for anything else in *number. */
-static mb_status
-next_key(FILE *f, char key[KEY_TEXT + 1], unsigned *number)
-{
-    char line[256];
-    uint8_t bytes[KEY_TEXT / 5 * 4];
-
-    while (next_line(f, line, sizeof line)) {
-        const char *word = line + strspn(line, " \t");
-        size_t size = strcspn(word, " \t\r\n");
-
-        *number += 1;
-        if (size == 0 || word[0] == '#')
-            continue;
-        if (size != KEY_TEXT)
-            return MB_ERR_BAD_ARG;
-        memcpy(key, word, KEY_TEXT);
-        key[KEY_TEXT] = 0;
-        return zmq_z85_decode(bytes, key) != NULL ? MB_OK : MB_ERR_BAD_ARG;
-    }
-    return ferror(f) != 0 ? MB_ERR_IO : MB_ERR_NOT_FOUND;
-}
-
-/* All keys of a file: at least one, at most max. Whatever else is in there is
- * an error: a list must not let in others than it seems to. */
-static mb_status
-read_keys(const char *path, size_t max, char (*keys)[KEY_TEXT + 1], size_t *n,
-    struct mb_error *err)
-{
-    FILE *f = fopen(path, "r");
-    char key[KEY_TEXT + 1];
-    unsigned number = 0;
-    mb_status st = MB_OK;
-
-    if (f == NULL)
-        return mb_error_set(
-            err, MB_ERR_IO, "open keys %s: %s", path, strerror(errno));
-    for (*n = 0; st == MB_OK;) {
-        st = next_key(f, key, &number);
-        if (st == MB_OK && *n == max)
-            st = MB_ERR_TOO_LARGE;
-        if (st == MB_OK)
-            memcpy(keys[(*n)++], key, sizeof key);
-    }
-    (void)fclose(f);
-    if (st == MB_ERR_NOT_FOUND && *n > 0)
-        return MB_OK;
-    if (st == MB_ERR_IO)
-        return mb_error_set(err, st, "read keys %s", path);
-    if (st == MB_ERR_TOO_LARGE)
-        return mb_error_set(err, MB_ERR_DENIED,
-            "keys %s, line %u: more than %zu", path, number, max);
-    return mb_error_set(err, MB_ERR_DENIED,
-        "keys %s, line %u: wants Z85 keys of %d characters, one a line", path,
-        number, KEY_TEXT);
-}
-
-/* The list in use is replaced by a good one only. */
-static mb_status
-read_allowed(struct server *s, const char *path, struct mb_error *err)
-{
-    char(*keys)[KEY_TEXT + 1] = mb_calloc(MAX_KEYS, sizeof *keys);
-    char(*old)[KEY_TEXT + 1] = NULL;
-    size_t n = 0;
-    mb_status st;
-
-    if (keys == NULL)
-        return mb_error_set(err, MB_ERR_NOMEM, "allow list");
-    st = read_keys(path, MAX_KEYS, keys, &n, err);
-    if (st == MB_OK) {
-        (void)pthread_mutex_lock(&s->lock);
-        old = s->allowed;
-        s->allowed = keys;
-        s->n_allowed = n;
-        (void)pthread_mutex_unlock(&s->lock);
-        keys = NULL;
-    }
-    mb_free(keys);
-    mb_free(old);
-    return st;
-}
-
 mb_status
 server_reload_allowed(struct server *s, const char *path, struct mb_error *err)
 {
-    return s->zap != NULL ? read_allowed(s, path, err) : MB_OK;
+    return s->zap != NULL ? key_list_read(&s->allowed, path, err) : MB_OK;
 }
 
 static mb_status
@@ -801,7 +617,7 @@ open_zap(struct server *s, struct mb_error *err)
 
     if (s->cfg->curve_allow_file[0] == 0)
         return MB_OK;
-    st = read_allowed(s, s->cfg->curve_allow_file, err);
+    st = key_list_read(&s->allowed, s->cfg->curve_allow_file, err);
     if (st != MB_OK)
         return st;
     s->zap = zmq_socket(s->context, ZMQ_REP);
@@ -860,7 +676,7 @@ set_keys(struct server *s, void *socket, struct mb_error *err)
 
     if (s->cfg->curve_secret_key_file[0] == 0)
         return MB_OK;
-    st = read_keys(s->cfg->curve_secret_key_file, 1, key, &n, err);
+    st = keys_read(s->cfg->curve_secret_key_file, 1, key, &n, err);
     if (st != MB_OK)
         return st;
     if (!set_int(socket, ZMQ_CURVE_SERVER, 1) ||
@@ -974,7 +790,7 @@ tick(struct server *s)
     if (now - s->last_tick_ns < TICK_MS * 1000000ull)
         return;
     s->last_tick_ns = now;
-    clients_sweep(s);
+    clients_sweep(&s->clients);
     if (s->handler.on_tick != NULL)
         s->handler.on_tick(s->handler.arg, now);
 }
@@ -1079,6 +895,7 @@ server_open(const struct config *cfg, const struct server_handler *handler,
     if (s == NULL)
         return mb_error_set(err, MB_ERR_NOMEM, "server");
     (void)pthread_mutex_init(&s->lock, NULL);
+    key_list_init(&s->allowed);
     (void)pthread_condattr_init(&attr);
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     (void)pthread_cond_init(&s->changed, &attr);
@@ -1156,17 +973,10 @@ server_close(struct server *s)
     // reply's memory has come back then.
     if (s->context != NULL)
         (void)zmq_ctx_term(s->context);
-    for (size_t i = 0; i < CLIENT_SLOTS; i++) {
-        while (s->clients[i] != NULL) {
-            struct client *next = s->clients[i]->next;
-
-            mb_free(s->clients[i]);
-            s->clients[i] = next;
-        }
-    }
+    clients_fini(&s->clients);
     if (s->wake_fd >= 0)
         (void)close(s->wake_fd);
-    mb_free(s->allowed);
+    key_list_fini(&s->allowed);
     (void)pthread_cond_destroy(&s->changed);
     (void)pthread_mutex_destroy(&s->lock);
     mb_free(s);
@@ -1182,7 +992,7 @@ server_stats(struct server *s, struct server_stats *out)
     out->bytes_in = load(&s->bytes_in);
     out->bytes_out = load(&s->bytes_out);
     out->pending_bytes = load(&s->pending_bytes);
-    out->n_clients = load(&s->n_clients);
+    out->n_clients = load(&s->clients.n);
     (void)pthread_mutex_lock(&s->lock);
     out->n_in_flight = s->n_in_flight;
     (void)pthread_mutex_unlock(&s->lock);
