@@ -19,18 +19,19 @@ static const char *const selects[] = {
 void
 context_settings_default(const struct reader *r, struct context_settings *out)
 {
-    size_t blocks = reader_info(r)->n_ctx / MB_BLOCK_ROWS;
+    size_t rows = reader_info(r)->n_ctx;
+    struct mb_context_options o = {
+        .modes = {.k = DEFAULT_K}, .segment_blocks = DEFAULT_SEGMENT};
 
-    // A row sees k + 1 blocks and its window; positions beyond those of the
-    // training are noise to the model.
-    *out =
-        (struct context_settings){.k = DEFAULT_K, .segment = DEFAULT_SEGMENT};
-    while (out->k + 1 + out->segment > blocks && out->k > 1) {
-        if (out->segment >= out->k + 1)
-            out->segment--;
+    // Positions beyond those of the training are noise to the model.
+    while (mb_context_span(&o) > rows && o.modes.k > 1) {
+        if (o.segment_blocks > o.modes.k)
+            o.segment_blocks--;
         else
-            out->k--;
+            o.modes.k--;
     }
+    *out =
+        (struct context_settings){.k = o.modes.k, .segment = o.segment_blocks};
 }
 
 static mb_status
@@ -124,31 +125,17 @@ context_settings_parse(struct mb_slice msgpack, struct mb_arena *arena,
     return st == MB_OK ? context_settings_read(map, out, err) : st;
 }
 
-/* The token that closes a block. */
-static mb_token_id
-find_landmark(const struct reader *r)
-{
-    const struct mb_tokenizer *tok = reader_tokenizer(r);
-    size_t n = mb_tokenizer_n_vocab(tok);
-
-    for (size_t i = 0; i < n; i++) {
-        if (mb_slice_equal(mb_tokenizer_piece(tok, (mb_token_id)i),
-                mb_slice_cstr("<landmark>")))
-            return (mb_token_id)i;
-    }
-    return -1;
-}
-
 mb_status
 context_options(struct reader *r, const struct context_settings *s,
     struct mb_context_options *out, struct mb_error *err)
 {
-    mb_token_id landmark = find_landmark(r);
+    mb_token_id landmark =
+        mb_tokenizer_find(reader_tokenizer(r), MB_LANDMARK_PIECE);
 
     if (landmark < 0)
         return mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
-            "context: model %s has no token <landmark>: contexts need a model "
-            "that was trained with landmarks",
+            "context: model %s has no token " MB_LANDMARK_PIECE
+            ": contexts need a model that was trained with landmarks",
             reader_file(r));
     *out = (struct mb_context_options){
         .landmark = landmark,

@@ -178,15 +178,6 @@ mb_context_free(struct mb_context *ctx)
     mb_free(ctx);
 }
 
-void
-mb_context_set_modes(
-    struct mb_context *ctx, const struct mb_context_modes *modes)
-{
-    MB_ASSERT(are_modes_known(modes));
-    ctx->options.modes = *modes;
-    ctx->options.modes.k = or_default(modes->k, DEFAULT_K);
-}
-
 /* ---- figures ---- */
 
 static size_t

@@ -94,7 +94,7 @@ typedef enum mb_select {
     MB_SELECT_CHUNK         /* each query head, all rows of the item */
 } mb_select;
 
-/* Zero stands for the default in [ ]. May be changed between passes. */
+/* Zero stands for the default in [ ]. */
 struct mb_context_modes {
     size_t k;          /* blocks for each choice [4]; MB_CONTEXT_NONE: none */
     mb_select prefill; /* of rows of MB_ROWS_PREFILL */
@@ -103,7 +103,7 @@ struct mb_context_modes {
 
 /* Zero stands for the default in [ ]. */
 struct mb_context_options {
-    mb_token_id landmark;  /* what closes a block: the piece "<landmark>" */
+    mb_token_id landmark;  /* what closes a block: MB_LANDMARK_PIECE */
     uint8_t weights[16];   /* mb_gguf_fingerprint: records of others are
                               refused */
     mb_cache_type type;    /* of keys and values; landmark keys are F16 */
@@ -140,9 +140,6 @@ MB_MUST_USE mb_status mb_context_restore(
  * _check_sum; BAD_ARG (more than a window, or behind one that is not full). */
 MB_MUST_USE mb_status mb_context_restore_tail(struct mb_context *ctx,
     struct mb_slice block, struct mb_slice sum, struct mb_error *err);
-
-void mb_context_set_modes(
-    struct mb_context *ctx, const struct mb_context_modes *modes);
 
 /* Tokens read so far, without landmarks. */
 uint64_t mb_context_length(const struct mb_context *ctx);

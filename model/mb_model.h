@@ -87,6 +87,9 @@ void mb_gguf_fingerprint(struct mb_gguf *gguf, uint8_t out[16]);
 
 typedef int32_t mb_token_id;
 
+/* What closes a block in a model that was trained with landmarks. */
+#define MB_LANDMARK_PIECE "<landmark>"
+
 /* One token and the bytes of the text it stands for. */
 struct mb_token {
     mb_token_id id;
@@ -122,6 +125,9 @@ const mb_token_id *mb_tokenizer_ends(const struct mb_tokenizer *tok, size_t *n);
  * the tokenizer. Empty slice for an id out of range. */
 struct mb_slice mb_tokenizer_piece(
     const struct mb_tokenizer *tok, mb_token_id id);
+/* The first token whose raw piece this is; -1 if none has it. Looks at all. */
+mb_token_id mb_tokenizer_find(
+    const struct mb_tokenizer *tok, const char *piece);
 
 MB_MUST_USE mb_status mb_token_cache_new(struct mb_token_cache **out);
 void mb_token_cache_free(struct mb_token_cache *cache);

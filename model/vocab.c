@@ -571,6 +571,17 @@ mb_tokenizer_piece(const struct mb_tokenizer *tok, mb_token_id id)
     return mb_slice_of(tok->pieces + start, tok->piece_at[id + 1] - start);
 }
 
+mb_token_id
+mb_tokenizer_find(const struct mb_tokenizer *tok, const char *piece)
+{
+    struct mb_slice wanted = mb_slice_cstr(piece);
+    for (size_t i = 0; i < tok->n_vocab; i++) {
+        if (mb_slice_equal(mb_tokenizer_piece(tok, (mb_token_id)i), wanted))
+            return (mb_token_id)i;
+    }
+    return -1;
+}
+
 bool
 mb_tokenizer_adds_bos(const struct mb_tokenizer *tok)
 {

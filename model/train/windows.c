@@ -152,17 +152,6 @@ check_options(const struct windows_options *o, struct mb_error *err)
     return MB_OK;
 }
 
-static mb_token_id
-find_piece(const struct mb_tokenizer *tok, const char *text)
-{
-    for (size_t i = 0; i < mb_tokenizer_n_vocab(tok); i++) {
-        if (mb_slice_equal(
-                mb_tokenizer_piece(tok, (mb_token_id)i), mb_slice_cstr(text)))
-            return (mb_token_id)i;
-    }
-    return -1;
-}
-
 static mb_status
 make_mixture(struct windows *w, struct mb_error *err)
 {
@@ -209,10 +198,10 @@ windows_new(const struct windows_options *options, struct windows **out,
     memcpy(w->sources, options->sources, n * sizeof *w->sources);
     w->options.sources = w->sources;
     w->eos = mb_tokenizer_eos(options->tok);
-    w->landmark = find_piece(options->tok, "<landmark>");
+    w->landmark = mb_tokenizer_find(options->tok, MB_LANDMARK_PIECE);
     if (w->landmark < 0 && options->landmark_part > 0) {
-        st = mb_error_set(
-            err, MB_ERR_NOT_FOUND, "the vocabulary has no piece <landmark>");
+        st = mb_error_set(err, MB_ERR_NOT_FOUND,
+            "the vocabulary has no piece " MB_LANDMARK_PIECE);
         goto out;
     }
     task_mark(options->tok, w->marks);

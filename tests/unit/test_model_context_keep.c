@@ -365,6 +365,7 @@ test_source_when_it_fails_then_context_is_unchanged(void **state)
         &bad, bad_fetch, bad_release, bad_commit};
     struct mb_error err;
     const mb_token_id *text = rig->model.text;
+    rig->options.modes.k = 4; // as many as a segment has
     assert_ok(mb_context_new(
         rig->model.decoder, &rig->options, &source, &rig->ctx, NULL));
     struct mb_rows item = {.context = rig->ctx, .tokens = text, .n = SEGMENT};
@@ -381,8 +382,6 @@ test_source_when_it_fails_then_context_is_unchanged(void **state)
     item.n = 50;
     bad.fetch_fails = 3; // the newest: chosen by some head for sure
     item.logits = rig->logits[0];
-    rig->options.modes.k = 4;
-    mb_context_set_modes(rig->ctx, &rig->options.modes);
     assert_status(
         MB_ERR_IO, mb_pass_run(rig->model.pass, &item, 1, &err), &err);
     assert_int_equal(SEGMENT, mb_context_length(rig->ctx));

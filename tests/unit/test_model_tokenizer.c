@@ -554,6 +554,8 @@ test_decode_when_id_out_of_range_then_bad_arg(void **state)
         assert_error_has(err, "at 1");
         assert_int_equal(0, out.size);
     }
+    assert_int_equal(TEST_FIRST_BYTE + 10, mb_tokenizer_find(tok, "<0x0A>"));
+    assert_int_equal(-1, mb_tokenizer_find(tok, "<0x0"));
     assert_int_equal(0, mb_tokenizer_piece(tok, -1).size);
     assert_int_equal(
         0, mb_tokenizer_piece(tok, TEST_FIRST_PIECE + N_SMALL).size);

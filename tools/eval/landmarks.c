@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-#define LANDMARK_PIECE "<landmark>"
-
 /* The place of a name among n; n if it is none of them. */
 static size_t
 place_of(const char *name, const char *const *names, size_t n)
@@ -60,20 +58,6 @@ read_modes(struct landmarks *l, const struct mb_cli *cli, struct mb_error *err)
     return landmarks_cache_type(cli, &l->options.type, err);
 }
 
-static mb_status
-find_landmark(
-    struct landmarks *l, const struct mb_tokenizer *tok, struct mb_error *err)
-{
-    for (size_t i = 0; i < mb_tokenizer_n_vocab(tok); i++) {
-        l->options.landmark = (mb_token_id)i;
-        if (mb_slice_equal(mb_tokenizer_piece(tok, l->options.landmark),
-                mb_slice_cstr(LANDMARK_PIECE)))
-            return MB_OK;
-    }
-    return mb_error_set(err, MB_ERR_NOT_FOUND,
-        "the model's vocabulary has no piece " LANDMARK_PIECE);
-}
-
 mb_status
 landmarks_open(struct landmarks *l, const struct mb_cli *cli,
     struct mb_gguf *gguf, const struct mb_decoder *decoder,
@@ -82,8 +66,10 @@ landmarks_open(struct landmarks *l, const struct mb_cli *cli,
     struct mb_context_source source;
     mb_status st = read_modes(l, cli, err);
 
-    if (st == MB_OK)
-        st = find_landmark(l, tokenizer, err);
+    l->options.landmark = mb_tokenizer_find(tokenizer, MB_LANDMARK_PIECE);
+    if (st == MB_OK && l->options.landmark < 0)
+        st = mb_error_set(err, MB_ERR_NOT_FOUND,
+            "the model's vocabulary has no piece " MB_LANDMARK_PIECE);
     if (st == MB_OK)
         st = mb_context_memory_new(&l->memory, err);
     if (st != MB_OK)
