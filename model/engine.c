@@ -362,9 +362,10 @@ mb_engine_new(const struct mb_decoder *decoder,
     if (st == MB_OK)
         st = mb_cache_new(
             decoder, e->opt.cache_type, e->opt.cache_rows, &e->cache, err);
+    // A text may take one row more than it was given: a block's landmark.
     if (st == MB_OK)
-        st = mb_pass_new(
-            decoder, e->opt.max_rows, e->opt.n_threads, &e->pass, err);
+        st = mb_pass_new(decoder, e->opt.max_rows + e->opt.max_running,
+            e->opt.n_threads, &e->pass, err);
     if (st == MB_OK) {
         count(&e->pass_bytes, mb_pass_bytes(e->pass));
         st = mb_thread_start(&e->thread, "mb-model", run, e);

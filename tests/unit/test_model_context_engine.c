@@ -132,6 +132,28 @@ test_context_when_in_engine_then_as_plain_loop(void **state)
     both_end(&b);
 }
 
+/* A block's last token takes a row more, for its landmark, also where a pass
+ * has no row left. */
+static void
+test_context_when_pass_is_full_then_landmark_has_room(void **state)
+{
+    struct both b;
+    const struct mb_engine_options opt = {.n_threads = 1, .max_rows = 1};
+    MB_TEST_UNUSED(state);
+    both_begin(&b, &opt);
+    struct job job = {.request = {.tokens = b.text,
+                          .n = 70,
+                          .max_tokens = 70,
+                          .context = b.by_engine}};
+    job_submit(&b.rig, &job);
+    job_wait(&job);
+    assert_status(MB_OK, job.result.status, &job.result.err);
+    assert_int_equal(70, job.result.n_tokens);
+    assert_int_equal(139, mb_context_length(b.by_engine));
+    job_free(&job);
+    both_end(&b);
+}
+
 static void
 test_context_request_when_wrong_then_refused(void **state)
 {
@@ -172,6 +194,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_context_when_in_engine_then_as_plain_loop),
+        cmocka_unit_test(test_context_when_pass_is_full_then_landmark_has_room),
         cmocka_unit_test(test_context_request_when_wrong_then_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
