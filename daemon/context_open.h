@@ -69,6 +69,13 @@ struct contexts {
     uint64_t n_closed;
 };
 
+/* ---- contexts.c ---- */
+
+/* Before a context takes so many bytes of memory: close unused ones until there
+ * is room. Errors: BUSY (those in use leave none). */
+MB_MUST_USE mb_status contexts_make_room(
+    struct open_context *oc, size_t bytes, struct mb_error *err);
+
 /* ---- context_source.c ---- */
 
 /* What the model's object is made with. */

@@ -110,7 +110,11 @@ make_model(struct open_context *oc, struct mb_error *err)
             "context \"%s\" has blocks of %u bytes, this program makes them "
             "of %zu: delete it and append its text anew",
             oc->name, (unsigned)oc->stored.shape.kv_bytes, oc->block_bytes);
-    return MB_OK;
+    // What its table will have: a little less than all sums.
+    return contexts_make_room(oc,
+        mb_context_bytes(oc->model) +
+            oc->stored.n_blocks * mb_context_sum_bytes(reader_decoder(r), &opt),
+        err);
 }
 
 static mb_status carry_last(struct open_context *oc, struct mb_error *err);

@@ -145,34 +145,82 @@ contexts_enter(struct contexts *cs, struct call *c, struct mb_slice name,
 
 /* ---- leaving ---- */
 
+/* Under the lock: memory of all. */
+static uint64_t
+total_bytes(const struct contexts *cs)
+{
+    uint64_t total = 0;
+
+    for (const struct open_context *oc = cs->list; oc != NULL; oc = oc->next) {
+        total += oc->bytes;
+    }
+    return total;
+}
+
 /* Under the lock: take off the list the one that was used least recently, if
  * the open ones have too much memory; else any that is not open. */
 static struct open_context *
 take_surplus(struct contexts *cs)
 {
     struct open_context **oldest = NULL;
-    uint64_t total = 0;
+    bool is_too_much = total_bytes(cs) > max_bytes(cs);
 
     for (struct open_context **at = &cs->list; *at != NULL; at = &(*at)->next) {
         struct open_context *oc = *at;
 
-        total += oc->bytes;
         if (oc->owned)
             continue;
         if (oc->bytes == 0) {
             oldest = at;
-            total = UINT64_MAX;
+            is_too_much = true;
             break;
         }
         if (oldest == NULL || oc->last_use < (*oldest)->last_use)
             oldest = at;
     }
-    if (oldest == NULL || total <= max_bytes(cs))
+    if (oldest == NULL || !is_too_much)
         return NULL;
     struct open_context *oc = *oldest;
     cs->n_closed += oc->bytes > 0;
     *oldest = oc->next;
     return oc;
+}
+
+/* Under the lock, which it lets go of now and then. */
+static void
+close_surplus(struct contexts *cs)
+{
+    for (struct open_context *surplus = take_surplus(cs); surplus != NULL;
+         surplus = take_surplus(cs)) {
+        (void)pthread_mutex_unlock(&cs->lock);
+        entry_free(surplus);
+        (void)pthread_mutex_lock(&cs->lock);
+    }
+}
+
+mb_status
+contexts_make_room(struct open_context *oc, size_t bytes, struct mb_error *err)
+{
+    struct contexts *cs = oc->cs;
+    uint64_t total;
+    bool fits;
+
+    (void)pthread_mutex_lock(&cs->lock);
+    oc->bytes = bytes;
+    close_surplus(cs);
+    total = total_bytes(cs);
+    fits = total <= max_bytes(cs) || total == bytes;
+    cs->n_opened += fits;
+    if (!fits)
+        oc->bytes = 0;
+    (void)pthread_mutex_unlock(&cs->lock);
+    if (fits)
+        return MB_OK;
+    return mb_error_set(err, MB_ERR_BUSY,
+        "context \"%s\" takes %zu KiB of memory, others in use have %llu of "
+        "the %llu KiB of context_memory: try again, or raise it",
+        oc->name, bytes >> 10, (unsigned long long)(total - bytes) >> 10,
+        (unsigned long long)max_bytes(cs) >> 10);
 }
 
 void
@@ -183,18 +231,12 @@ contexts_leave(struct open_context *oc)
     size_t bytes = oc->model != NULL ? mb_context_bytes(oc->model) : 0;
 
     (void)pthread_mutex_lock(&cs->lock);
-    cs->n_opened += oc->bytes == 0 && bytes > 0;
     oc->bytes = bytes;
     oc->last_use = ++cs->n_uses;
     oc->owned = false;
     parked = oc->parked;
     oc->parked = NULL;
-    for (struct open_context *surplus = take_surplus(cs); surplus != NULL;
-         surplus = take_surplus(cs)) {
-        (void)pthread_mutex_unlock(&cs->lock);
-        entry_free(surplus);
-        (void)pthread_mutex_lock(&cs->lock);
-    }
+    close_surplus(cs);
     (void)pthread_mutex_unlock(&cs->lock);
     while (parked != NULL) {
         struct call *next = parked->next;

@@ -5,7 +5,8 @@
  * in memory: the window that is being read, and a table of landmark keys that
  * grows with the text. Those that were used last stay open as long as all of
  * them fit into context_memory; others are closed, which loses nothing, and
- * opened again when they are asked for.
+ * opened again when they are asked for. Where those in use leave no room,
+ * another one is not opened; one alone always is.
  *
  * A context serves one request at a time. contexts_enter makes a call its
  * owner, or parks the call, which then begins again once the context is free.
@@ -56,8 +57,8 @@ void contexts_leave(struct open_context *oc);
 /* ---- the owner's ---- */
 
 /* Have the model's object, made from the store if it is not there. Errors:
- * NOT_FOUND, MISMATCH (other weights: the text names both), CORRUPT, NOMEM, ...
- */
+ * NOT_FOUND, MISMATCH (other weights: the text names both), BUSY (others in use
+ * have all of context_memory), CORRUPT, NOMEM, ... */
 MB_MUST_USE mb_status context_load(
     struct open_context *oc, struct mb_error *err);
 /* Forget the object. */

@@ -315,6 +315,37 @@ def test_total(folder_of_it):
     daemon.stop()
 
 
+def test_memory(folder_of_it):
+    """Contexts in use count as well: of many at a time some are refused, to be
+    asked again, none is lost."""
+    daemon = Daemon(folder_of_it, "--context-memory", "3M")
+    client = Client(daemon)
+    names = [f"m{i}" for i in range(6)]
+    for name in names:  # one by one all have room
+        open_and_append(client, name, [words(20)])
+    numbers = [client.send("context.generate", name=name, max_tokens=250,
+                           temperature=0) for name in names]
+    replies = {}
+    while len(replies) < len(numbers):
+        reply = client.receive()
+        replies[reply["id"]] = reply
+    refused = [n for n in numbers if not replies[n]["ok"]]
+    check(0 < len(refused) < len(names), replies)
+    for n in refused:
+        fails = replies[n]["error"]
+        check(fails["code"] == "busy" and fails["retry"] and
+              "context_memory" in fails["message"], fails)
+    texts = {replies[n]["result"]["text"] for n in numbers if n not in refused}
+    for name in names:
+        texts.add(client.result("context.generate", name=name, max_tokens=250,
+                                temperature=0)["text"])
+    check(len(texts) == 1, texts)
+    stats = client.result("stats")["contexts"]
+    check(stats["bytes"] <= stats["max_bytes"], stats)
+    verify(client)
+    daemon.stop()
+
+
 def test_side_by_side(client):
     """Several at once, and plain requests between: as if alone."""
     names = [f"side {i}" for i in range(4)]
@@ -467,6 +498,9 @@ def main():
     daemon.stop()
     small = tempfile.mkdtemp(prefix="membank-context-")
     test_total(small)
+    shutil.rmtree(small)
+    small = tempfile.mkdtemp(prefix="membank-context-")
+    test_memory(small)
     shutil.rmtree(small)
     shutil.rmtree(folder)
 
