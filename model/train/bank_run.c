@@ -13,6 +13,7 @@
 #include "weights.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #define TAPE_MAX_BYTES ((size_t)16 << 30)
@@ -154,7 +155,18 @@ struct run_call {
     struct bank_model *model;
     struct bank_pass *passes;
     size_t n;
+    atomic_bool is_given_up; /* relaxed: the end of the team's run orders it */
 };
+
+static bool
+gives_way(struct run_call *call)
+{
+    struct bank_model *m = call->model;
+    if (!m->gives_way || !m->gives_way(m->arg))
+        return false;
+    atomic_store_explicit(&call->is_given_up, true, memory_order_relaxed);
+    return true;
+}
 
 static void
 walk_passes(void *arg, unsigned member)
@@ -162,7 +174,8 @@ walk_passes(void *arg, unsigned member)
     struct run_call *call = arg;
     struct bank_model *m = call->model;
     m->members[member].flops = 0;
-    for (size_t i = team_next(m->team); i < call->n; i = team_next(m->team))
+    for (size_t i = team_next(m->team); i < call->n && !gives_way(call);
+         i = team_next(m->team))
         run_pass(m, &m->members[member], &call->passes[i]);
 }
 
@@ -170,10 +183,12 @@ mb_status
 bank_model_run(struct bank_model *m, struct bank_pass *passes, size_t n,
     double *flops, struct mb_error *err)
 {
-    struct run_call call = {m, passes, n};
+    struct run_call call = {.model = m, .passes = passes, .n = n};
     team_run(m->team, team_size(m->team), walk_passes, &call);
     for (unsigned i = 0; i < team_size(m->team); i++)
         *flops += m->members[i].flops;
+    if (atomic_load_explicit(&call.is_given_up, memory_order_relaxed))
+        return mb_error_set(err, MB_ERR_CANCELLED, "train: stopped");
     for (size_t i = 0; i < n; i++) {
         if (passes[i].failed)
             return mb_error_set(err, MB_ERR_NOMEM,

@@ -41,8 +41,11 @@ struct mb_bank_trainer {
     uint64_t step;
     uint64_t saved_step;
     uint64_t n_tokens;
+    uint64_t first_token; /* n_tokens when run was called */
     double loss;
     double flops;
+    uint64_t start_ns; /* of the run */
+    bool is_given_up;  /* the step that run was at */
     /* Room of a step. */
     struct bank_window *windows; /* (batch) */
     struct bank_slot **touched;  /* (batch * MB_BANK_MAX_LEVELS) */
@@ -144,6 +147,8 @@ mb_bank_trainer_new(const struct mb_gguf *gguf,
         return mb_error_set(err, MB_ERR_NOMEM, "train: trainer");
     t->options = *options;
     t->io = *io;
+    t->model.gives_way = io->gives_way;
+    t->model.arg = io->arg;
     st = bank_model_init(&t->model, gguf, shape, options, err);
     if (st == MB_OK) {
         set_defaults(&t->options, t->model.shape.n_ctx);
@@ -434,6 +439,10 @@ run_chunk(struct mb_bank_trainer *t, const struct bank_window *w, size_t n,
     }
     if (st == MB_OK)
         st = bank_model_run(&t->model, t->passes, n, &t->flops, err);
+    if (st == MB_ERR_CANCELLED) {
+        t->is_given_up = true;
+        return MB_OK;
+    }
     for (size_t i = 0; i < n && st == MB_OK; i++) {
         st = take_gradient(t, w + i, &t->passes[i], err);
         *loss += t->passes[i].loss;
@@ -502,10 +511,15 @@ step(struct mb_bank_trainer *t, struct mb_error *err)
         if (st == MB_OK)
             drop_states(t);
     }
-    for (size_t i = 0; i < n && st == MB_OK; i += BANK_CHUNK)
+    for (size_t i = 0; i < n && st == MB_OK && !t->is_given_up; i += BANK_CHUNK)
         st = run_chunk(t, t->windows + i,
             n - i < BANK_CHUNK ? n - i : BANK_CHUNK, epoch, &loss, &n_targets,
             err);
+    if (t->is_given_up) {
+        forget_gradients(t);
+        bank_plan_seek(&t->plan, &t->options, t->step);
+        return MB_OK;
+    }
     if (st == MB_OK)
         st = check_gradients(t, err);
     if (st != MB_OK) {
@@ -524,38 +538,55 @@ step(struct mb_bank_trainer *t, struct mb_error *err)
 }
 
 static void
-report(const struct mb_bank_trainer *t, uint64_t start,
-    struct mb_bank_progress *out)
+report(const struct mb_bank_trainer *t, struct mb_bank_progress *out)
 {
     *out = (struct mb_bank_progress){
         .step = t->step,
         .n_steps = n_steps(t),
         .n_tokens = t->n_tokens,
+        .n_run_tokens = t->n_tokens - t->first_token,
         .loss = t->loss,
-        .seconds = (double)(mb_clock_ns() - start) / 1e9,
+        .seconds = (double)(mb_clock_ns() - t->start_ns) / 1e9,
         .flops = t->flops,
         .is_finished = t->step == n_steps(t) && t->saved_step == t->step,
     };
     out->resident_bytes = resident_bytes(t, &out->n_resident);
 }
 
+static void
+tell_step(struct mb_bank_trainer *t)
+{
+    struct mb_bank_progress p;
+    if (!t->io.on_step)
+        return;
+    report(t, &p);
+    t->io.on_step(t->io.arg, &p);
+}
+
 mb_status
 mb_bank_trainer_run(struct mb_bank_trainer *t, uint64_t max_steps,
     double seconds, struct mb_bank_progress *out, struct mb_error *err)
 {
-    uint64_t start = mb_clock_ns();
     uint64_t done = 0;
     mb_status st = MB_OK;
     if (!t->has_job)
         return mb_error_set(err, MB_ERR_BAD_ARG, "train: no job has begun");
+    t->start_ns = mb_clock_ns();
+    t->first_token = t->n_tokens;
     t->flops = 0;
+    t->is_given_up = false;
     while (st == MB_OK && t->step < n_steps(t) &&
            (max_steps == 0 || done < max_steps) &&
-           (seconds <= 0 || (double)(mb_clock_ns() - start) / 1e9 < seconds)) {
+           (seconds <= 0 ||
+               (double)(mb_clock_ns() - t->start_ns) / 1e9 < seconds)) {
         if (t->io.is_stopped && t->io.is_stopped(t->io.arg))
             break;
         st = step(t, err);
+        if (st == MB_OK && t->is_given_up)
+            break;
         done++;
+        if (st == MB_OK)
+            tell_step(t);
         if (st == MB_OK &&
             t->step - t->saved_step >= t->options.checkpoint_steps)
             st = checkpoint(t, err);
@@ -566,7 +597,7 @@ mb_bank_trainer_run(struct mb_bank_trainer *t, uint64_t max_steps,
         t->has_job = false; // what is in memory is of no step
         return st;
     }
-    report(t, start, out);
+    report(t, out);
     return MB_OK;
 }
 
@@ -628,15 +659,12 @@ measure_all(
     return st;
 }
 
-static bool
-goes_through(const struct bank_window *w, size_t slot)
-{
-    for (size_t l = 0; l < w->n_blocks; l++) {
-        if (w->slots[l] == slot)
-            return true;
-    }
-    return false;
-}
+/* Keys of the windows trained on, by node: slot i has keys[first[i]] to
+ * keys[first[i + 1]], rising. */
+struct keys_of {
+    uint64_t *keys;
+    size_t *first; /* (n_slots + 1) */
+};
 
 static int
 compare_u64(const void *a, const void *b)
@@ -646,29 +674,52 @@ compare_u64(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Tell of one node. keys: room for as many as there are windows. */
+static mb_status
+collect_keys(
+    const struct bank_plan *p, struct keys_of *out, struct mb_error *err)
+{
+    size_t n = 0;
+    for (size_t w = 0; w < p->n_windows; w++)
+        n += p->windows[w].n_blocks;
+    out->keys = mb_calloc(n + 1, sizeof(*out->keys));
+    out->first = mb_calloc(p->n_slots + 2, sizeof(*out->first));
+    if (!out->keys || !out->first)
+        return mb_error_set(err, MB_ERR_NOMEM, "train: keys of %zu nodes", n);
+    /* Counts, then where each slot's keys begin; filling moves that to where
+     * they end, which is where the next slot's begin. */
+    size_t *at = out->first + 1;
+    for (size_t w = 0; w < p->n_windows; w++) {
+        for (size_t l = 0; l < p->windows[w].n_blocks; l++)
+            at[p->windows[w].slots[l] + 1]++;
+    }
+    for (size_t i = 1; i <= p->n_slots; i++)
+        at[i] += at[i - 1];
+    for (size_t w = 0; w < p->n_windows; w++) {
+        for (size_t l = 0; l < p->windows[w].n_blocks; l++)
+            out->keys[at[p->windows[w].slots[l]]++] = p->windows[w].key;
+    }
+    for (size_t i = 0; i < p->n_slots; i++)
+        qsort(out->keys + out->first[i], out->first[i + 1] - out->first[i],
+            sizeof(*out->keys), compare_u64);
+    return MB_OK;
+}
+
+/* Tell of one node. */
 static mb_status
 tell(struct mb_bank_trainer *t, size_t i, const struct gain_sums *s,
-    uint64_t *keys, mb_bank_gain_fn on_node, void *arg, struct mb_error *err)
+    const struct keys_of *k, mb_bank_gain_fn on_node, void *arg,
+    struct mb_error *err)
 {
     struct bank_slot *slot = &t->plan.slots[i];
     struct mb_slice record = {NULL, 0};
     double n = s->n > 0 ? (double)s->n : 1;
-    size_t n_keys = 0;
-    size_t n_resident = 0;
-    if (resident_bytes(t, &n_resident) > t->options.resident_bytes)
-        drop_states(t);
+    size_t n_keys = k->first[i + 1] - k->first[i];
     mb_status st = need_slot(t, slot, err);
     if (st == MB_OK)
         st = mb_bank_state_record(
             bank_slot_seal(slot, &t->model.bank), &record, NULL, err);
     if (st != MB_OK)
         return st;
-    for (size_t w = 0; w < t->plan.n_windows; w++) {
-        if (goes_through(&t->plan.windows[w], i))
-            keys[n_keys++] = t->plan.windows[w].key;
-    }
-    qsort(keys, n_keys, sizeof(*keys), compare_u64);
     const struct mb_bank_gain gain = {
         .node = slot->node,
         .level = slot->level,
@@ -679,7 +730,7 @@ tell(struct mb_bank_trainer *t, size_t i, const struct gain_sums *s,
         .without = s->without / n,
         .with = s->with / n,
         .after = s->after / n,
-        .keys = keys,
+        .keys = k->keys + k->first[i],
         .n_keys = n_keys,
         .record = record,
     };
@@ -693,13 +744,24 @@ mb_bank_trainer_measure(struct mb_bank_trainer *t, mb_bank_gain_fn on_node,
     if (!t->has_job)
         return mb_error_set(err, MB_ERR_BAD_ARG, "train: no job has begun");
     struct gain_sums *sums = mb_calloc(t->plan.n_slots, sizeof(*sums));
-    uint64_t *keys = mb_calloc(t->plan.n_windows, sizeof(*keys));
-    mb_status st = sums && keys
-                       ? measure_all(t, sums, err)
-                       : mb_error_set(err, MB_ERR_NOMEM, "train: gains");
-    for (size_t i = 0; i < t->plan.n_slots && st == MB_OK; i++)
-        st = tell(t, i, &sums[i], keys, on_node, arg, err);
+    struct keys_of keys = {NULL, NULL};
+    size_t n_resident = 0;
+    mb_status st = sums ? measure_all(t, sums, err)
+                        : mb_error_set(err, MB_ERR_NOMEM, "train: gains");
+    if (st == MB_OK)
+        st = collect_keys(&t->plan, &keys, err);
+    size_t resident = resident_bytes(t, &n_resident);
+    for (size_t i = 0; i < t->plan.n_slots && st == MB_OK; i++) {
+        if (resident > t->options.resident_bytes) {
+            drop_states(t);
+            resident = 0;
+        }
+        bool is_new = t->plan.slots[i].bytes == NULL;
+        st = tell(t, i, &sums[i], &keys, on_node, arg, err);
+        resident += is_new ? t->plan.slots[i].size : 0;
+    }
     mb_free(sums);
-    mb_free(keys);
+    mb_free(keys.keys);
+    mb_free(keys.first);
     return st;
 }

@@ -136,6 +136,8 @@ struct bank_model {
     struct team *team;
     struct bank_member *members;
     bool recompute;
+    bool (*gives_way)(void *arg); /* as in mb_bank_io, may be NULL */
+    void *arg;
 };
 
 MB_MUST_USE mb_status bank_model_init(struct bank_model *m,
@@ -143,7 +145,8 @@ MB_MUST_USE mb_status bank_model_init(struct bank_model *m,
     const struct mb_bank_train_options *options, struct mb_error *err);
 void bank_model_fini(struct bank_model *m);
 size_t bank_model_bytes(const struct bank_model *m);
-/* Run the passes, any of them on any member. */
+/* Run the passes, any of them on any member. Errors: NOMEM, CORRUPT (a loss
+ * that is not finite), CANCELLED (by gives_way: what passes hold is nothing). */
 MB_MUST_USE mb_status bank_model_run(struct bank_model *m,
     struct bank_pass *passes, size_t n, double *flops, struct mb_error *err);
 

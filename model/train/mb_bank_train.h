@@ -35,6 +35,7 @@
 #define MB_BANK_NONE (UINT64_MAX - 1)
 
 struct mb_bank_trainer;
+struct mb_bank_progress;
 
 /* ---- what the caller gives ---- */
 
@@ -70,6 +71,13 @@ struct mb_bank_io {
     /* Asked before each step; true: run saves and returns. May wait (a pause).
      * NULL: never. */
     bool (*is_stopped)(void *arg);
+    /* Asked before each window, on any of the trainer's threads and on several
+     * at once. May wait while others need the machine. True: the step at hand
+     * is given up, to be done again by the next run; this one saves the steps
+     * before it and returns, and measure ends with CANCELLED. NULL: never. */
+    bool (*gives_way)(void *arg);
+    /* Told after each step. NULL: nobody listens. */
+    void (*on_step)(void *arg, const struct mb_bank_progress *progress);
     void *arg;
 };
 
@@ -120,19 +128,21 @@ MB_MUST_USE mb_status mb_bank_trainer_begin(struct mb_bank_trainer *t,
 struct mb_bank_progress {
     uint64_t step; /* of n_steps */
     uint64_t n_steps;
-    uint64_t n_tokens; /* targets trained on, from the job's beginning */
-    double loss;       /* mean nats over the last steps, about 50 */
-    double seconds;    /* in this call */
-    double flops;      /* of this call */
-    size_t n_resident; /* blocks */
+    uint64_t n_tokens;     /* targets trained on, from the job's beginning */
+    uint64_t n_run_tokens; /* in this call */
+    double loss;           /* mean nats over the last steps, about 50 */
+    double seconds;        /* in this call */
+    double flops;          /* of this call */
+    size_t n_resident;     /* blocks */
     size_t resident_bytes;
     bool is_finished; /* all steps are done and saved */
 };
 
 /* Train until the job is finished, max_steps (0: no matter) or seconds (0: no
- * matter) are over, or is_stopped says so; then save. Errors: those of the
- * callbacks, CORRUPT (a state that is damaged, a loss or a gradient that is
- * not finite: no such step is saved), NOMEM. After an error begin again from the last commit. */
+ * matter) are over, or is_stopped or gives_way says so; then save. Errors:
+ * those of the callbacks, CORRUPT (a state that is damaged, a loss or a
+ * gradient that is not finite: no such step is saved), NOMEM. After an error
+ * begin again from the last commit. */
 MB_MUST_USE mb_status mb_bank_trainer_run(struct mb_bank_trainer *t,
     uint64_t max_steps, double seconds, struct mb_bank_progress *out,
     struct mb_error *err);
@@ -156,7 +166,7 @@ struct mb_bank_gain {
 /* Run the held-out windows with the blocks as they are and call on_node for
  * each node that the job trained, top first, by node within a level. A block
  * should be attached only where with < without. What the gain points to ends
- * with the call. Errors: as run. */
+ * with the call. Errors: as run, CANCELLED. */
 typedef mb_status (*mb_bank_gain_fn)(
     void *arg, const struct mb_bank_gain *gain, struct mb_error *err);
 MB_MUST_USE mb_status mb_bank_trainer_measure(struct mb_bank_trainer *t,

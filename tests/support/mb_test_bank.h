@@ -7,6 +7,8 @@
 #ifndef MB_TEST_BANK_H
 #define MB_TEST_BANK_H
 
+#include <stdatomic.h>
+
 #include "mb_test.h"
 
 #include "mb_bank_train.h"
@@ -107,6 +109,9 @@ struct bank_memory {
     size_t n_commits;
     uint64_t stop_after; /* steps; 0: never */
     uint64_t n_asked;
+    uint64_t gives_way_after;       /* windows; 0: never */
+    atomic_uint_fast64_t n_windows; /* that gives_way was asked for */
+    uint64_t n_steps_told;
 };
 
 static inline struct bank_row *
@@ -191,6 +196,23 @@ bank_is_stopped(void *arg)
     return m->stop_after > 0 && ++m->n_asked > m->stop_after;
 }
 
+/* Comes on any thread. */
+static inline bool
+bank_gives_way(void *arg)
+{
+    struct bank_memory *m = arg;
+    return m->gives_way_after > 0 &&
+           atomic_fetch_add(&m->n_windows, 1) >= m->gives_way_after;
+}
+
+static inline void
+bank_on_step(void *arg, const struct mb_bank_progress *p)
+{
+    struct bank_memory *m = arg;
+    assert_true(p->step > 0 && p->step <= p->n_steps);
+    m->n_steps_told++;
+}
+
 static inline struct mb_bank_io
 bank_io_of(struct bank_memory *m)
 {
@@ -199,6 +221,8 @@ bank_io_of(struct bank_memory *m)
         .save = bank_save,
         .commit = bank_commit,
         .is_stopped = bank_is_stopped,
+        .gives_way = bank_gives_way,
+        .on_step = bank_on_step,
         .arg = m};
 }
 

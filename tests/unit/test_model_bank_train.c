@@ -274,6 +274,46 @@ test_run_when_stopped_anywhere_then_same_bits_as_unbroken(void **state)
     mb_test_dir_end(&dir);
 }
 
+/* Given up amid a step, on two threads: the step is done again. */
+static void
+test_run_when_it_gives_way_then_same_bits_as_unbroken(void **state)
+{
+    (void)state;
+    struct mb_test_dir dir = mb_test_dir_begin();
+    struct mb_gguf *gguf = bank_tiny_model(&dir);
+    struct mb_bank_item items[MAX_ITEMS];
+    struct mb_bank_train_options o = few_steps;
+    struct bank_memory a = {0};
+    struct bank_memory b = {.gives_way_after = 21};
+    struct mb_bank_progress p = {0};
+    size_t n = bank_items(four_leaves, 4, 6, items);
+    size_t n_parts = 0;
+    o.n_threads = 2;
+    struct mb_bank_progress whole = train(gguf, &o, items, n, &a);
+    assert_int_equal(a.n_steps_told, whole.n_steps);
+    do {
+        uint64_t before = p.n_tokens;
+        atomic_store(&b.n_windows, 0);
+        p = train(gguf, &o, items, n, &b);
+        assert_int_equal(p.n_run_tokens, p.n_tokens - before);
+        n_parts++;
+    } while (!p.is_finished);
+    assert_true(n_parts > 2);
+    assert_int_equal(b.n_steps_told, whole.n_steps);
+    assert_same_states(&a, &b);
+    struct mb_bank_trainer *t = begin(gguf, &o, items, n, &b, progress_of(&b));
+    struct gains g = {.n = 0};
+    b.gives_way_after = 1;
+    assert_int_equal(
+        MB_ERR_CANCELLED, mb_bank_trainer_measure(t, keep_gain, &g, NULL));
+    assert_int_equal(g.n, 0);
+    mb_bank_trainer_free(t);
+    bank_memory_fini(&a);
+    bank_memory_fini(&b);
+    mb_gguf_close(gguf);
+    mb_test_dir_end(&dir);
+}
+
 /* Room for the states of one leaf: groups of leaves, other order, but as exact
  * when it is stopped, and never more states than there is room for. */
 static void
@@ -477,6 +517,7 @@ main(void)
             test_run_when_listed_otherwise_or_on_more_threads_then_same_bits),
         cmocka_unit_test(
             test_run_when_stopped_anywhere_then_same_bits_as_unbroken),
+        cmocka_unit_test(test_run_when_it_gives_way_then_same_bits_as_unbroken),
         cmocka_unit_test(test_run_when_room_is_small_then_groups_of_leaves),
         cmocka_unit_test(test_run_when_subtrees_are_apart_then_as_together),
         cmocka_unit_test(test_begin_when_items_are_wrong_then_refused),
