@@ -57,6 +57,22 @@ void landmark_scores(const struct landmark_table *t,
  * NaN is never chosen. */
 void landmark_choose(
     const float *z, size_t n, size_t k, struct landmark_choice *out);
+
+/* Slots (see context.h) of one of n blocks where k are chosen, k <= n: the one
+ * that it is scored in, and the one that it is used in as the chosen block
+ * `rank`, counted from the oldest. */
+static inline size_t
+landmark_scored_slot(size_t n, size_t k, size_t block)
+{
+    return block < n - k ? 0 : block - (n - k) + 1;
+}
+
+static inline size_t
+landmark_used_slot(size_t n, size_t k, size_t block, size_t rank)
+{
+    return block < n - k ? rank : rank + 1;
+}
+
 /* best[b] = max(best[b], log of z's softmax at b). */
 void landmark_share(
     const struct compute *compute, const float *z, size_t n, float *best);

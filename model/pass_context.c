@@ -340,8 +340,8 @@ score(const struct mb_pass *pass, const struct context_item *item, size_t layer,
             pass->rows[row + i].in_window + slot_distance(item->k, 0),
             q + i * dim);
     landmark_scores(t, pass->attention, table, q, n, old, z, ldz, room);
-    for (size_t slot = 1; slot <= item->k; slot++) {
-        size_t block = old + slot - 1;
+    for (size_t block = old; block < t->n; block++) {
+        size_t slot = landmark_scored_slot(t->n, item->k, block);
         landmark_key(t, table, block, key);
         for (size_t i = 0; i < n; i++) {
             turn(pass, query_of(pass, row + i, head),
@@ -535,7 +535,7 @@ attend_chosen(
     float key[ATTENTION_MAX_HEAD];
     for (size_t s = 0; s < choice->n; s++) {
         size_t block = choice->ordinals[s];
-        size_t slot = block >= ctx->table.n - k ? s + 1 : s;
+        size_t slot = landmark_used_slot(ctx->table.n, k, block, s);
         if (!ctx->fetched[block])
             return; // the pass has failed
         for (size_t j = i; j < i + n; j++) {

@@ -142,6 +142,36 @@ test_share_when_merged_then_largest_of_softmaxes(void **state)
     assert_true(fabs((double)best[2] - log(exp(3) / sum)) < 1e-4);
 }
 
+/* The paper's example: k is 2, of the blocks A to E any two are chosen. D and E
+ * are the newest: they are scored in slots 1 and 2, all others in slot 0. */
+static void
+test_slots_when_two_of_five_then_as_in_the_table(void **state)
+{
+    static const size_t scored[5] = {0, 0, 0, 1, 2};
+
+    static const struct {
+        const char *chosen;
+        size_t used[2];
+    } table[] = {{"AB", {0, 1}}, {"AC", {0, 1}}, {"AD", {0, 2}}, {"AE", {0, 2}},
+        {"BC", {0, 1}}, {"BD", {0, 2}}, {"BE", {0, 2}}, {"CD", {0, 2}},
+        {"CE", {0, 2}}, {"DE", {1, 2}}};
+
+    MB_TEST_UNUSED(state);
+    for (size_t b = 0; b < 5; b++)
+        assert_int_equal(scored[b], landmark_scored_slot(5, 2, b));
+    for (size_t i = 0; i < 10; i++) {
+        for (size_t s = 0; s < 2; s++)
+            assert_int_equal(
+                table[i].used[s], landmark_used_slot(5, 2,
+                                      (size_t)(table[i].chosen[s] - 'A'), s));
+    }
+    // Where all are chosen each stands where it is scored, and at its place.
+    for (size_t b = 0; b < 4; b++) {
+        assert_int_equal(b + 1, landmark_scored_slot(4, 4, b));
+        assert_int_equal(b + 1, landmark_used_slot(4, 4, b, b));
+    }
+}
+
 static void
 test_table_when_cut_then_grows_again(void **state)
 {
@@ -173,6 +203,7 @@ main(void)
         TEST(test_scores_when_any_level_then_inner_products),
         cmocka_unit_test(test_choose_when_any_then_as_sorting),
         cmocka_unit_test(test_share_when_merged_then_largest_of_softmaxes),
+        cmocka_unit_test(test_slots_when_two_of_five_then_as_in_the_table),
         TEST(test_table_when_cut_then_grows_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
