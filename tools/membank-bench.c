@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "bench.h"
+#include "fetch.h"
 #include "model.h"
 
 static const struct mb_cli_option options[] = {
@@ -28,11 +29,13 @@ static const struct mb_cli_option options[] = {
     {"bytes", 0, "N", false, "with put: text of a document", "1024"},
     {"seed", 0, "N", false, "of all that is random", "1"},
     {"model", 0, "FILE", false,
-        "with generate and embed: the model; else the bundled one", NULL},
+        "with generate, embed, fetch: the model; else the bundled one", NULL},
     {"cache", 0, "TYPE", false,
-        "with generate and embed: keys and values, f16, q8_0 or f32", "f16"},
+        "with generate, embed, fetch: keys and values, f16, q8_0 or f32",
+        "f16"},
     {"threads", 0, "N", false,
-        "with generate and embed: threads; 0: first one, then all processors",
+        "with generate, embed, fetch: threads; 0: all processors, generate and "
+        "embed first with one",
         "0"},
     {"prompts", 0, "N,N", false, "with generate: tokens of a prefill",
         "128,512,2048"},
@@ -52,6 +55,8 @@ static const struct mb_cli_example examples[] = {
         "text alone, with questions from a file"},
     {"membank-bench --model m.gguf generate",
         "tokens a second of a model, without a daemon"},
+    {"membank-bench --threads 1 fetch",
+        "what memory blocks cost, warm, cold and in decoding"},
     {"membank-bench --drop put", "durable puts: single, batched, together"},
     {NULL, NULL},
 };
@@ -59,7 +64,7 @@ static const struct mb_cli_example examples[] = {
 static const struct mb_cli_program program = {
     .name = "membank-bench",
     .summary = "measure a running membankd, or a model",
-    .usage = "[OPTION]... query|put|generate|embed",
+    .usage = "[OPTION]... query|put|generate|embed|fetch",
     .description =
         "query measures the ping, then questions of text to --collection, "
         "hybrid, dense and lexical, with the passages in the reply, then "
@@ -81,7 +86,15 @@ static const struct mb_cli_program program = {
         "one and 8 at once. "
         "Times are medians of passes. Beside decoding stand the bytes of "
         "weights that it reads a second, and their part of what plain reading "
-        "of memory reaches on as many threads.",
+        "of memory reaches on as many threads.\n\n"
+        "fetch needs no daemon either: it makes a memory bank with random "
+        "weights for the model, three levels with a tenth of its parameters a "
+        "path, in a store of its own. Warm fetches are those of the daemon "
+        "before each pass: three records looked up in the store's map and "
+        "viewed. Cold ones are simulated: a level's bytes take as long as its "
+        "tier needs for them, and a flat bank has as many bytes on the "
+        "slowest. Then prefill and decoding with blocks of each type, in turns "
+        "with passes without.",
     .options = options,
     .examples = examples,
 };
@@ -89,9 +102,10 @@ static const struct mb_cli_program program = {
 static bool
 is_measured(const struct mb_cli *cli)
 {
-    static const char *const names[] = {"query", "put", "generate", "embed"};
+    static const char *const names[] = {
+        "query", "put", "generate", "embed", "fetch"};
 
-    for (size_t i = 0; mb_cli_n_args(cli) == 1 && i < 4; i++) {
+    for (size_t i = 0; mb_cli_n_args(cli) == 1 && i < 5; i++) {
         if (strcmp(mb_cli_arg(cli, 0), names[i]) == 0)
             return true;
     }
@@ -115,7 +129,7 @@ read_options(struct bench *b, struct mb_error *err)
         st = mb_cli_double(b->cli, "seconds", 0.01, 3600, &b->seconds, err);
     if (st == MB_OK && !is_measured(b->cli))
         st = mb_error_set(err, MB_ERR_BAD_ARG,
-            "what to measure: query, put, generate or embed");
+            "what to measure: query, put, generate, embed or fetch");
     return st;
 }
 
@@ -167,6 +181,9 @@ run(struct bench *b)
         st = bench_model(b->cli, mb_cli_arg(b->cli, 0), &err);
         return st == MB_OK ? 0 : mb_cli_fail(&program, &err);
     }
+    if (strcmp(mb_cli_arg(b->cli, 0), "fetch") == 0)
+        return bench_fetch(b->cli, &err) == MB_OK ? 0
+                                                  : mb_cli_fail(&program, &err);
     st = tool_connect(b->cli, &b->client, &err);
     if (st == MB_OK && membank_ping(b->client, &server, &cause) != MEMBANK_OK)
         st = tool_error(&cause, &err);

@@ -394,18 +394,6 @@ evaluate(struct eval *e, const char *dir, struct mb_error *err)
 
 /* ---- the whole ---- */
 
-static void
-remove_folder(const struct eval *e)
-{
-    char *argv[] = {
-        (char *)"rm", (char *)"-rf", (char *)"--", (char *)e->folder, NULL};
-    pid_t pid;
-
-    if (e->folder[0] != '\0' &&
-        posix_spawnp(&pid, "rm", NULL, NULL, argv, environ) == 0)
-        (void)waitpid(pid, NULL, 0);
-}
-
 static int
 run(struct eval *e)
 {
@@ -437,7 +425,8 @@ run(struct eval *e)
     for (size_t i = 1; st == MB_OK && i < n; i++)
         st = evaluate(e, mb_cli_arg(e->cli, i), &err);
     stop_daemon(e);
-    remove_folder(e);
+    if (e->folder[0] != '\0')
+        tool_remove_folder(e->folder);
     return st == MB_OK ? 0 : mb_cli_fail(&program, &err);
 }
 

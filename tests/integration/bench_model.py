@@ -58,6 +58,24 @@ with tempfile.TemporaryDirectory(prefix="membank-bench-test-") as folder:
     r = json.loads(run("--json", "--model", model, "embed").stdout)
     assert {(s["what"], s["sequences"], s["tokens"]) for s in r["series"]} == \
         {("embed", 1, 252), ("embed", 8, 2016)}, r
+    # Blocks: looked up where they lie, slow only where a tier is slow.
+    wide = os.path.join(folder, "wide.gguf")
+    make_model.make(wide, type="Q8_0", n_layers=2, d_model=128, n_heads=4,
+                    d_ff=256, n_vocab=2000)
+    r = json.loads(run("--json", "--model", wide, "--threads", "1", "--calls",
+                       "30", "fetch").stdout)
+    assert not r["copied"] and 0.08 < r["part"] < 0.12, r
+    assert len(r["rows"]) == 3 and r["rows"][0] > r["rows"][2] > 0, r
+    warm, cold, held, flat = r["fetches"]
+    assert warm["bytes"] == cold["bytes"] == flat["bytes"] > held["bytes"], r
+    assert warm["calls"] == 30 and 0 < warm["p50_us"] <= warm["p99_us"], r
+    assert flat["p50_us"] >= flat["bytes"] / 500, r  # 0.5 GB/s
+    assert flat["p50_us"] > held["p50_us"] and \
+        flat["p50_us"] > cold["p50_us"], r
+    assert {(p["what"], p["type"]) for p in r["passes"]} == {
+        (w, t) for w in ("prefill", "decode") for t in ("F32", "BF16",
+                                                        "Q8_0")}, r
+    assert all(p["us_with"] > 0 and p["ratio"] > 0 for p in r["passes"]), r
     table = run(*small, "--threads", "1", "generate").stdout.splitlines()
     assert len(table) == 8 and "tokens/s" in table[1], table
     for option, value in (("prompts", "8,"), ("prompts", "0"),

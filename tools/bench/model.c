@@ -326,8 +326,9 @@ measure_embed(struct speed *s, struct mb_error *err)
 
 /* ---- the model ---- */
 
-static mb_status
-find_cache(const struct mb_cli *cli, mb_cache_type *out, struct mb_error *err)
+mb_status
+bench_cache_type(
+    const struct mb_cli *cli, mb_cache_type *out, struct mb_error *err)
 {
     static const char *const names[] = {"f16", "q8_0", "f32"};
     struct mb_slice name = mb_slice_cstr(mb_cli_str(cli, "cache"));
@@ -369,7 +370,7 @@ read_list(const struct mb_cli *cli, const char *name, size_t max,
 static mb_status
 read_options(struct speed *s, mb_cache_type *cache, struct mb_error *err)
 {
-    mb_status st = find_cache(s->cli, cache, err);
+    mb_status st = bench_cache_type(s->cli, cache, err);
 
     if (st == MB_OK)
         st = read_list(s->cli, "prompts", MAX_ROWS, &s->prompts, err);

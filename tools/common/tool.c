@@ -7,11 +7,15 @@
 #include "tool.h"
 
 #include <errno.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 
 #include "json.h"
 #include "lines.h"
+
+extern char **environ;
 
 #define MAX_KEY_FILE 4096
 
@@ -237,6 +241,19 @@ tool_temp_folder(
     if (st != MB_OK)
         out[0] = '\0';
     return st;
+}
+
+void
+tool_remove_folder(const char *path)
+{
+    char *argv[] = {
+        (char *)"rm", (char *)"-rf", (char *)"--", (char *)path, NULL};
+    pid_t pid;
+
+    if (posix_spawnp(&pid, "rm", NULL, NULL, argv, environ) != 0)
+        return;
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        continue;
 }
 
 /* ---- output ---- */

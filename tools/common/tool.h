@@ -57,6 +57,8 @@ struct mb_slice value_str(const struct mb_value *map, const char *key);
  * caller's to remove. On failure out is empty. Errors: IO. */
 MB_MUST_USE mb_status tool_temp_folder(
     const char *program, char out[TOOL_MAX_FOLDER], struct mb_error *err);
+/* Remove such a folder with all that is in it, as far as that can be done. */
+void tool_remove_folder(const char *path);
 
 /* Write buf and a line feed to standard output. */
 void tool_put_line(const struct mb_buffer *buf);
