@@ -53,6 +53,10 @@ struct graph_model {
 /* Rows after the last norm, (n, d_model). The window must outlive the run. */
 struct tape_var TRAIN(graph_hidden)(struct tape *t,
     const struct graph_model *model, const struct train_window *window);
+/* The same of rows that are given (n, d_model), grouped as blocks say. */
+struct tape_var TRAIN(graph_rows)(struct tape *t,
+    const struct graph_model *model, struct tape_var x,
+    struct tape_blocks blocks);
 /* Sum of the window's losses times weight. */
 struct tape_var TRAIN(graph_loss)(struct tape *t,
     const struct graph_model *model, const struct train_window *window,

@@ -2,7 +2,7 @@
  * model/train/ref_tape.c - the tape in double with plain loops: its float
  * twin is compared with it, and it with finite differences. */
 #define TRAIN_DOUBLE
-#include "graph.h"
+#include "hmt_graph.h"
 
 #include <math.h>
 #include <string.h>

@@ -32,7 +32,8 @@ struct tape_mark {
 
 /* How rows of a window are grouped in attention. Block b is rows [start[b],
  * start[b + 1]); its last row is a landmark, but for the last block, which may
- * be open. n_blocks 0: plain causal attention. */
+ * be open. Rows before start[0] are of no block, and seen by all behind them.
+ * n_blocks 0: plain causal attention. */
 struct tape_blocks {
     const size_t *start; /* (n_blocks + 1) */
     size_t n_blocks;
@@ -153,6 +154,9 @@ struct tape_var TRAIN(tape_recompute)(
 /* Gradient of `loss` (1, 1) with respect to everything it was made from, added
  * to what the gradients hold. */
 void TRAIN(tape_backward)(struct tape *t, struct tape_var loss);
+/* The same from whatever gradients the caller has written into variables: of
+ * several results, or of a part of one. */
+void TRAIN(tape_backward_from)(struct tape *t);
 
 #undef tape
 #undef tape_var

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * model/train/tape_f32.c - the tape in float, which trains: BLAS for products,
  * vector instructions for exponentials. */
-#include "graph.h"
+#include "hmt_graph.h"
 
 #include "../blas.h"
 #include "../compute.h"

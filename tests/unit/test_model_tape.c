@@ -247,18 +247,22 @@ test_gradient_when_attention_then_equals_difference(void **state)
     static const size_t small[][2] = {{9, 8}, {9, 4}, {9, 4}};
     static const size_t large[][2] = {{70, 8}, {70, 4}, {70, 4}};
     static const size_t starts[] = {0, 3, 4, 7, 9};
+    static const size_t behind[] = {3, 4, 7, 9}; // three rows in front
     struct tape_blocks plain = {NULL, 0, false};
+    struct tape_blocks fronted = {behind, 3, false};
     struct tape_blocks open = {starts, 4, false};
     struct tape_blocks closed = {starts, 4, true};
     check_op(do_attention, small, 3, &plain);
     check_op(do_attention, small, 3, &open);
     check_op(do_attention, small, 3, &closed);
+    check_op(do_attention, small, 3, &fronted);
     check_op(do_attention, large, 3, &plain);
 }
 
 /* ---- attention against its definition ---- */
 
-/* Weights of query i by the groups' definition, one head. */
+/* Weights of query i by the groups' definition, one head; rows before start[0]
+ * are seen like own ones. */
 static void
 defined_weights(const double *z, size_t i, const size_t *start, size_t n_blocks,
     bool is_last_closed, double *a)
@@ -267,8 +271,10 @@ defined_weights(const double *z, size_t i, const size_t *start, size_t n_blocks,
     double Z = 0;
     while (start[own + 1] <= i)
         own++;
-    for (size_t j = 0; j <= i; j++)
-        a[j] = 0;
+    for (size_t j = 0; j <= i; j++) {
+        a[j] = j < start[0] ? exp(z[j]) : 0;
+        Z += a[j];
+    }
     bool is_closed = own + 1 < n_blocks || is_last_closed;
     for (size_t j = start[own]; j <= i; j++) {
         if (!(is_closed && j + 1 == start[own + 1]))
@@ -282,6 +288,8 @@ defined_weights(const double *z, size_t i, const size_t *start, size_t n_blocks,
         if (!(is_closed && j + 1 == start[own + 1]))
             a[j] = exp(z[j]) / Z;
     }
+    for (size_t j = 0; j < start[0] && j <= i; j++)
+        a[j] /= Z;
     for (size_t b = 0; b < own; b++) {
         double inside = 0;
         size_t l = start[b + 1] - 1;
@@ -296,13 +304,15 @@ static void
 test_attention_when_grouped_then_weights_are_as_defined(void **state)
 {
     (void)state;
-    static const size_t starts[] = {0, 2, 6, 7, 11, 12};
+    static const size_t all[][6] = {{0, 2, 6, 7, 11, 12}, {2, 4, 6, 7, 11, 12}};
     struct tape_var_f64 x[3];
     static const size_t shape[][2] = {{12, 2}, {12, 2}, {12, 2}};
     struct tape_f64 *t = tape_new_f64((size_t)1 << 26);
     assert_non_null(t);
     make_inputs(x, shape, 3);
-    for (int closed = 0; closed < 2; closed++) {
+    for (int form = 0; form < 4; form++) {
+        const size_t *starts = all[form / 2];
+        int closed = form % 2;
         tape_reset_f64(t, false);
         struct tape_var_f64 y = tape_attention_f64(t, x[0], x[1], x[2],
             (struct tape_heads){1, 1, 2},
@@ -493,7 +503,8 @@ check_float_model(bool has_landmarks, bool recompute)
     struct tape_var_f64 want = do_model(t64, x, &m);
     tape_backward_f64(t64, want);
     memcpy(layers, y + 2, sizeof(layers));
-    struct graph_model_f32 model = {&tiny, y[0], y[1], layers, recompute};
+    struct graph_model_f32 model = {
+        &tiny, y[0], y[1], layers, recompute, false};
     struct tape_var_f32 got = graph_loss_f32(t32, &model, &m.window, 0.2);
     tape_backward_f32(t32, got);
     assert_false(tape_failed_f32(t32));
