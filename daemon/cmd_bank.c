@@ -321,30 +321,18 @@ make_disable(struct call *c, struct mb_snapshot *snap,
     const struct mb_collection *coll, bool disable, struct mb_op **op)
 {
     struct mb_banks bank;
-    struct mb_banks_node node;
     uint64_t number;
     mb_status st =
         mb_arg_u64(c->args, "node", 0, 0, UINT32_MAX, &number, &c->err);
 
     if (st == MB_OK)
         st = mb_banks_get(snap, coll, &bank, &c->err);
-    if (st == MB_OK && number != 0)
-        st = mb_banks_node_get(
-            snap, coll, bank.bank, (uint32_t)number, &node, &c->err);
     if (st == MB_OK)
         st = mb_op_banks_edit_new(
             mb_slice_cstr(coll->name), bank.bank, op, &c->err);
     if (st != MB_OK)
         return st;
-    if (number == 0) {
-        st = mb_banks_edit_disable(*op, disable);
-    } else {
-        // Its state may not change between this look and the edit.
-        node.is_disabled = disable;
-        st = mb_banks_edit_expect(*op, node.node, node.version);
-        if (st == MB_OK)
-            st = mb_banks_edit_node(*op, &node);
-    }
+    st = mb_banks_edit_disable(*op, (uint32_t)number, disable);
     return st == MB_OK ? st : mb_error_set(&c->err, st, "bank.disable");
 }
 

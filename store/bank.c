@@ -307,13 +307,18 @@ mb_banks_state_get(struct mb_snapshot *snap, const struct mb_collection *coll,
 
 mb_status
 mb_banks_run_get(struct mb_snapshot *snap, const struct mb_collection *coll,
-    uint32_t bank, struct mb_slice *out, struct mb_error *err)
+    uint32_t bank, struct mb_banks_run *out, struct mb_error *err)
 {
+    struct kv_key key;
+    struct mb_slice row;
+    mb_status st;
+
     error_begin(err);
-    return explain(snap,
-        bank_row_get(snap->txn, KV_BANK_TRAINING, coll->id, bank,
-            BANK_TRAINING_RUN, 0, out),
-        bank, "run", 0, err);
+    bank_key(&key, coll->id, bank, BANK_TRAINING_RUN, 0);
+    st = kv_get(snap->txn, KV_BANK_TRAINING, kv_key_slice(&key), &row);
+    if (st == MB_OK)
+        st = bank_run_decode(row, out);
+    return explain(snap, st, bank, "run", 0, err);
 }
 
 /* ---- forgetting ---- */

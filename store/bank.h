@@ -4,7 +4,8 @@
  * KV_BANKS and KV_BANK_TRAINING have keys {coll, bank, kind u8, number u32};
  * bank 0 is the head, which says which bank is the collection's. Every bank but
  * that one is on its way out. Reading in order: bank_record.c (keys and bytes),
- * bank.c (reading, forgetting), bank_op.c (operations), bank_verify.c. */
+ * bank.c (reading, forgetting), bank_op.c (operations), bank_edit.c (those of
+ * training), bank_verify.c. */
 #ifndef STORE_BANK_H
 #define STORE_BANK_H
 
@@ -37,6 +38,7 @@ enum bank_training_row {
 #define BANK_NODE_FIXED    114
 #define BANK_NODE_MAX      (BANK_NODE_FIXED + MB_BANKS_MAX_TERMS + 4)
 #define BANK_JOB_FIXED     16
+#define BANK_RUN_SIZE      (32 + RECORD_CHECKSUM)
 #define BANK_PIECE         (16u * 4096u - 16u - RECORD_CHECKSUM)
 #define BANK_MAX_NODES     TREE_MAX_NODES
 #define BANK_MAX_EMBEDDING ((uint64_t)4 << 30)
@@ -66,6 +68,15 @@ size_t bank_node_encode(
 MB_MUST_USE mb_status bank_node_decode(
     struct mb_slice row, struct mb_banks_node *out);
 
+void bank_run_encode(
+    const struct mb_banks_run *run, uint8_t out[BANK_RUN_SIZE]);
+/* Errors: CORRUPT. */
+MB_MUST_USE mb_status bank_run_decode(
+    struct mb_slice row, struct mb_banks_run *out);
+
+/* Write a row with its checksum. */
+MB_MUST_USE mb_status bank_row_put(struct wtxn *w, enum kv_table table,
+    const struct kv_key *key, struct mb_slice bytes);
 /* A sound row without its checksum. Errors: NOT_FOUND, CORRUPT, IO. */
 MB_MUST_USE mb_status bank_row_get(struct kv_txn *txn, enum kv_table table,
     mb_collection_id coll, uint32_t bank, unsigned kind, uint32_t number,

@@ -210,7 +210,7 @@ bank_node_encode(const struct mb_banks_node *n, uint8_t out[BANK_NODE_MAX])
     mb_put_le64(out + 80, n->trained_ms);
     mb_put_le64(out + 88, n->job);
     mb_put_le64(out + 96, n->block_bytes);
-    mb_put_le64(out + 104, 0);
+    mb_put_le64(out + 104, n->used_ms);
     mb_put_le16(out + 112, (uint16_t)size);
     memcpy(out + BANK_NODE_FIXED, n->terms, size);
     record_seal(out, BANK_NODE_FIXED + size + RECORD_CHECKSUM);
@@ -248,6 +248,7 @@ bank_node_decode(struct mb_slice row, struct mb_banks_node *out)
         .trained_ms = mb_get_le64(p + 80),
         .job = mb_get_le64(p + 88),
         .block_bytes = mb_get_le64(p + 96),
+        .used_ms = mb_get_le64(p + 104),
     };
     memcpy(out->terms, p + BANK_NODE_FIXED, size);
     return MB_OK;
@@ -278,4 +279,44 @@ bank_node_write(struct kv_txn *txn, mb_collection_id coll, uint32_t bank,
 
     bank_key(&key, coll, bank, BANK_ROW_NODE, node->node);
     return kv_put(txn, KV_BANKS, kv_key_slice(&key), mb_slice_of(row, size));
+}
+
+/* ---- runs ---- */
+
+#define RUN_IS_PURGE    1u
+#define RUN_IS_TRAINING 2u
+#define RUN_IS_GENERIC  4u
+#define RUN_IS_PAUSED   8u
+
+void
+bank_run_encode(const struct mb_banks_run *run, uint8_t out[BANK_RUN_SIZE])
+{
+    memset(out, 0, BANK_RUN_SIZE);
+    out[0] = (uint8_t)((run->is_purge ? RUN_IS_PURGE : 0) |
+                       (run->is_training ? RUN_IS_TRAINING : 0) |
+                       (run->is_generic ? RUN_IS_GENERIC : 0) |
+                       (run->is_paused ? RUN_IS_PAUSED : 0));
+    mb_put_le64(out + 8, run->asked);
+    mb_put_le64(out + 16, run->ms);
+    mb_put_le64(out + 24, run->tokens);
+    record_seal(out, BANK_RUN_SIZE);
+}
+
+mb_status
+bank_run_decode(struct mb_slice row, struct mb_banks_run *out)
+{
+    const uint8_t *p = row.data;
+
+    if (row.size != BANK_RUN_SIZE || !record_is_sound(row))
+        return MB_ERR_CORRUPT;
+    *out = (struct mb_banks_run){
+        .is_purge = (p[0] & RUN_IS_PURGE) != 0,
+        .is_training = (p[0] & RUN_IS_TRAINING) != 0,
+        .is_generic = (p[0] & RUN_IS_GENERIC) != 0,
+        .is_paused = (p[0] & RUN_IS_PAUSED) != 0,
+        .asked = mb_get_le64(p + 8),
+        .ms = mb_get_le64(p + 16),
+        .tokens = mb_get_le64(p + 24),
+    };
+    return MB_OK;
 }

@@ -115,7 +115,12 @@ check_training(void *arg, struct mb_slice key, struct mb_slice val)
 {
     struct bank_check *c = arg;
 
-    if (key.size != BANK_KEY_SIZE || !record_is_sound(val))
+    struct mb_banks_run run;
+    bool is_sound = key.size == BANK_KEY_SIZE && record_is_sound(val);
+
+    if (is_sound && key.data[8] == BANK_TRAINING_RUN)
+        is_sound = bank_run_decode(val, &run) == MB_OK;
+    if (!is_sound)
         verify_broken(
             c->v, KV_BANK_TRAINING, key, "damaged: %zu bytes", val.size);
     return MB_OK;

@@ -26,7 +26,6 @@
 #define MB_BANKS_MAX_LEVELS 8
 #define MB_BANKS_MAX_MODEL  63         /* bytes of a model's name */
 #define MB_BANKS_MAX_TERMS  160        /* bytes of what describes a node */
-#define MB_BANKS_MAX_RUN    4096       /* bytes of a run */
 #define MB_BANKS_GENERIC    UINT32_MAX /* the node of the generic block */
 
 /* ---- the bank ---- */
@@ -120,6 +119,7 @@ struct mb_banks_node {
     uint64_t trained_ms;
     uint64_t job;         /* what it was trained on and how: equal, equal */
     uint64_t block_bytes; /* 0: no block */
+    uint64_t used_ms;     /* last attached to a request's rows; 0: never */
     char terms[MB_BANKS_MAX_TERMS + 1]; /* that tell it from others */
 };
 
@@ -166,10 +166,31 @@ MB_MUST_USE mb_status mb_banks_job_get(struct mb_snapshot *snap,
 MB_MUST_USE mb_status mb_banks_state_get(struct mb_snapshot *snap,
     const struct mb_collection *coll, uint32_t bank, uint32_t node,
     struct mb_slice *out, struct mb_error *err);
-/* What was asked of the trainer and is not done yet, in its own words; a view.
- * Errors: NOT_FOUND, CORRUPT. */
+
+/* What was asked of the trainer and is not done yet. */
+struct mb_banks_run {
+    bool is_purge;    /* stale blocks are to be trained again, come what may */
+    bool is_training; /* then whatever is not as it should be */
+    bool is_generic;  /* and the generic block at last */
+    bool is_paused;   /* the training; a purge is not */
+    uint64_t asked;   /* counts MB_BANKS_RUN_TRAIN; given by the store */
+    uint64_t ms;      /* left of the training's budget; UINT64_MAX: no limit */
+    uint64_t tokens;  /* same */
+};
+
+typedef enum mb_banks_run_change {
+    MB_BANKS_RUN_TRAIN,   /* begin, or begin anew: is_generic, ms, tokens */
+    MB_BANKS_RUN_PURGE,   /* */
+    MB_BANKS_RUN_PAUSE,   /* NOT_FOUND on apply where there is no training */
+    MB_BANKS_RUN_RESUME,  /* same */
+    MB_BANKS_RUN_SPEND,   /* ms and tokens less, if `asked` is that of now */
+    MB_BANKS_RUN_TRAINED, /* the training is over, if `asked` is that of now */
+    MB_BANKS_RUN_PURGED   /* the purge is over */
+} mb_banks_run_change;
+
+/* Errors: NOT_FOUND (nothing was), CORRUPT. */
 MB_MUST_USE mb_status mb_banks_run_get(struct mb_snapshot *snap,
-    const struct mb_collection *coll, uint32_t bank, struct mb_slice *out,
+    const struct mb_collection *coll, uint32_t bank, struct mb_banks_run *out,
     struct mb_error *err);
 
 /* ---- operations ---- */
@@ -199,7 +220,8 @@ MB_MUST_USE mb_status mb_op_banks_edit_new(struct mb_slice collection,
 /* STALE unless the node has this version when it is applied. */
 MB_MUST_USE mb_status mb_banks_edit_expect(
     struct mb_op *op, uint32_t node, uint64_t version);
-/* Write a node's record but for its version, which stays. */
+/* Write a node's record but for its version, its being disabled and its last
+ * use, which stay as they are. */
 MB_MUST_USE mb_status mb_banks_edit_node(
     struct mb_op *op, const struct mb_banks_node *node);
 /* Empty slices take the row away. */
@@ -207,7 +229,9 @@ MB_MUST_USE mb_status mb_banks_edit_block(
     struct mb_op *op, uint32_t node, struct mb_slice record);
 MB_MUST_USE mb_status mb_banks_edit_state(
     struct mb_op *op, uint32_t node, struct mb_slice state);
-MB_MUST_USE mb_status mb_banks_edit_run(struct mb_op *op, struct mb_slice run);
+/* Change what was asked for. run: what the change says, else NULL. */
+MB_MUST_USE mb_status mb_banks_edit_run(struct mb_op *op,
+    mb_banks_run_change change, const struct mb_banks_run *run);
 MB_MUST_USE mb_status mb_banks_edit_job(
     struct mb_op *op, const struct mb_banks_job *job);
 MB_MUST_USE mb_status mb_banks_edit_end_job(struct mb_op *op, uint32_t node);
@@ -215,7 +239,13 @@ MB_MUST_USE mb_status mb_banks_edit_end_job(struct mb_op *op, uint32_t node);
  * when it is applied: STALE. */
 MB_MUST_USE mb_status mb_banks_edit_assign(
     struct mb_op *op, const mb_segno *segnos, size_t n, uint32_t node);
-MB_MUST_USE mb_status mb_banks_edit_disable(struct mb_op *op, bool disable);
+/* A node, or the bank (node 0). */
+MB_MUST_USE mb_status mb_banks_edit_disable(
+    struct mb_op *op, uint32_t node, bool disable);
+/* Raise the time of a node's last use to used_ms. A node that is not there any
+ * more is passed over. */
+MB_MUST_USE mb_status mb_banks_edit_used(
+    struct mb_op *op, uint32_t node, uint64_t used_ms);
 /* About how many bytes it holds. */
 size_t mb_banks_edit_bytes(const struct mb_op *op);
 

@@ -257,7 +257,9 @@ test_edit_when_rows_are_kept_and_taken_away(void **state)
     struct test_store *t = *state;
     const struct mb_banks_job job = {
         .node = 1, .job = 77, .version = 3, .progress = mb_slice_cstr("half")};
+    const struct mb_banks_run wanted = {.ms = 9, .tokens = UINT64_MAX};
     struct mb_banks_job got;
+    struct mb_banks_run run;
     struct mb_slice bytes;
     struct mb_op *op;
     struct look l;
@@ -267,8 +269,8 @@ test_edit_when_rows_are_kept_and_taken_away(void **state)
     assert_ok(mb_op_banks_edit_new(mb_slice_cstr("c"), bank, &op, NULL));
     assert_ok(mb_banks_edit_job(op, &job));
     assert_ok(mb_banks_edit_state(op, 2, mb_slice_cstr("moments")));
-    assert_ok(mb_banks_edit_run(op, mb_slice_cstr("go")));
-    assert_ok(mb_banks_edit_disable(op, true));
+    assert_ok(mb_banks_edit_run(op, MB_BANKS_RUN_TRAIN, &wanted));
+    assert_ok(mb_banks_edit_disable(op, 0, true));
     assert_ok(test_apply(t, op));
     look(t, &l);
     assert_true(l.b.is_disabled);
@@ -278,13 +280,14 @@ test_edit_when_rows_are_kept_and_taken_away(void **state)
     assert_slice_str("half", got.progress);
     assert_ok(mb_banks_state_get(l.snap, &l.c, bank, 2, &bytes, NULL));
     assert_slice_str("moments", bytes);
-    assert_ok(mb_banks_run_get(l.snap, &l.c, bank, &bytes, NULL));
-    assert_slice_str("go", bytes);
+    assert_ok(mb_banks_run_get(l.snap, &l.c, bank, &run, NULL));
+    assert_true(run.is_training && !run.is_purge && !run.is_paused);
+    assert_int_equal(9, run.ms);
     mb_snapshot_end(l.snap);
     assert_ok(mb_op_banks_edit_new(mb_slice_cstr("c"), bank, &op, NULL));
     assert_ok(mb_banks_edit_end_job(op, 1));
     assert_ok(mb_banks_edit_state(op, 2, mb_slice_of(NULL, 0)));
-    assert_ok(mb_banks_edit_run(op, mb_slice_of(NULL, 0)));
+    assert_ok(mb_banks_edit_run(op, MB_BANKS_RUN_TRAINED, &run));
     assert_ok(test_apply(t, op));
     look(t, &l);
     assert_int_equal(
@@ -292,8 +295,90 @@ test_edit_when_rows_are_kept_and_taken_away(void **state)
     assert_int_equal(MB_ERR_NOT_FOUND,
         mb_banks_state_get(l.snap, &l.c, bank, 2, &bytes, NULL));
     assert_int_equal(
-        MB_ERR_NOT_FOUND, mb_banks_run_get(l.snap, &l.c, bank, &bytes, NULL));
+        MB_ERR_NOT_FOUND, mb_banks_run_get(l.snap, &l.c, bank, &run, NULL));
     mb_snapshot_end(l.snap);
+}
+
+/* Change what was asked for by *run, which is then what it has become. */
+static mb_status
+change_run(struct test_store *t, uint32_t bank, mb_banks_run_change change,
+    struct mb_banks_run *run)
+{
+    struct mb_op *op;
+    struct look l;
+    assert_ok(mb_op_banks_edit_new(mb_slice_cstr("c"), bank, &op, NULL));
+    assert_ok(mb_banks_edit_run(op, change, run));
+    mb_status st = test_apply(t, op);
+    look(t, &l);
+    mb_status got = mb_banks_run_get(l.snap, &l.c, bank, run, NULL);
+    assert_true(got == MB_OK || got == MB_ERR_NOT_FOUND);
+    mb_snapshot_end(l.snap);
+    return st != MB_OK ? st : got;
+}
+
+static void
+test_run_when_asked_anew_then_nothing_is_spent_twice(void **state)
+{
+    struct test_store *t = *state;
+    struct mb_banks_run run = {.ms = 100, .tokens = UINT64_MAX};
+
+    put_documents(t);
+    uint32_t bank = build(t);
+    assert_int_equal(
+        MB_ERR_NOT_FOUND, change_run(t, bank, MB_BANKS_RUN_PAUSE, &run));
+    run = (struct mb_banks_run){.ms = 100, .tokens = UINT64_MAX};
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_TRAIN, &run));
+    struct mb_banks_run spent = {.asked = run.asked, .ms = 30, .tokens = 5};
+    run = spent;
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_SPEND, &run));
+    assert_int_equal(70, run.ms);
+    assert_true(run.tokens == UINT64_MAX);
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_PAUSE, &run));
+    assert_true(run.is_paused);
+    run = (struct mb_banks_run){.ms = 500, .tokens = 50, .is_generic = true};
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_TRAIN, &run));
+    assert_true(!run.is_paused && run.is_generic);
+    run = spent; // of the run before
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_SPEND, &run));
+    assert_int_equal(500, run.ms);
+    run = spent;
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_TRAINED, &run));
+    assert_true(run.is_training);
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_PURGE, &run));
+    assert_true(run.is_training && run.is_purge);
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_TRAINED, &run));
+    assert_true(!run.is_training && run.is_purge);
+    assert_int_equal(
+        MB_ERR_NOT_FOUND, change_run(t, bank, MB_BANKS_RUN_PURGED, &run));
+}
+
+/* What the trainer read before is written after: neither is lost. */
+static void
+test_node_when_disabled_and_used_meanwhile_then_both_stay(void **state)
+{
+    struct test_store *t = *state;
+    struct mb_op *op;
+
+    put_documents(t);
+    uint32_t bank = build(t);
+    struct mb_banks_node before = node_of(t, 1);
+    assert_ok(mb_op_banks_edit_new(mb_slice_cstr("c"), bank, &op, NULL));
+    assert_ok(mb_banks_edit_disable(op, 1, true));
+    assert_ok(mb_banks_edit_used(op, 1, 50));
+    assert_ok(mb_banks_edit_used(op, 1, 40));
+    assert_ok(mb_banks_edit_used(op, 12345, 40)); // a node of another bank
+    assert_ok(test_apply(t, op));
+    before.state = MB_BANKS_READY;
+    assert_ok(mb_op_banks_edit_new(mb_slice_cstr("c"), bank, &op, NULL));
+    assert_ok(mb_banks_edit_node(op, &before));
+    assert_ok(test_apply(t, op));
+    struct mb_banks_node after = node_of(t, 1);
+    assert_int_equal(MB_BANKS_READY, after.state);
+    assert_true(after.is_disabled);
+    assert_int_equal(50, after.used_ms);
+    assert_ok(mb_op_banks_edit_new(mb_slice_cstr("c"), bank, &op, NULL));
+    assert_ok(mb_banks_edit_disable(op, 12345, true));
+    assert_int_equal(MB_ERR_NOT_FOUND, test_apply(t, op));
 }
 
 static void
@@ -403,6 +488,8 @@ main(void)
         WITH_STORE(test_build_when_read_back_then_same),
         WITH_STORE(test_delete_when_trained_on_then_path_is_stale_and_no_other),
         WITH_STORE(test_edit_when_rows_are_kept_and_taken_away),
+        WITH_STORE(test_run_when_asked_anew_then_nothing_is_spent_twice),
+        WITH_STORE(test_node_when_disabled_and_used_meanwhile_then_both_stay),
         WITH_STORE(test_reset_and_purge_then_nothing_is_left),
         cmocka_unit_test(test_decode_when_a_bit_is_wrong_then_corrupt),
         WITH_STORE(test_rows_when_encoded_then_as_in_the_manual),
