@@ -48,6 +48,7 @@ struct graph_model {
     struct tape_var output_norm; /* (1, d_model) */
     struct graph_layer *layers;  /* (n_layers) */
     bool recompute;              /* keep no activations of a layer */
+    bool keeps_bytes;            /* with recompute: but those of products */
 };
 
 /* Rows after the last norm, (n, d_model). The window must outlive the run. */

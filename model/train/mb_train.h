@@ -63,6 +63,14 @@ typedef enum train_optimizer {
     TRAIN_MUON = 1 /* for the matrices of the layers; AdamW for the others */
 } train_optimizer;
 
+/* What is kept of a layer's forward pass for the way back. */
+typedef enum train_activations {
+    TRAIN_KEEP_ALL = 0,
+    TRAIN_KEEP_BYTES = 1, /* results of products, a byte a value; the rest is
+                           * made again: inexact gradients */
+    TRAIN_KEEP_NONE = 2   /* all is computed again: least memory */
+} train_activations;
+
 struct train_options {
     unsigned n_threads; /* 0: one for each CPU */
     uint64_t seed;      /* of the first weights */
@@ -73,7 +81,7 @@ struct train_options {
     double adam_eps; /* [1e-8] */
     double decay;    /* weight decay, used as given */
     double clip;     /* largest norm of the gradient [1.0] */
-    bool recompute;  /* keep no activations of a layer: less memory */
+    train_activations activations;
 };
 
 /* Weights drawn from N(0, 0.02), those before a residual sum smaller by

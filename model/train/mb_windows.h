@@ -34,7 +34,7 @@
 
 #define WINDOWS_ROUND      1024
 #define WINDOWS_MIN_ROWS   8
-#define WINDOW_MAX_ANSWERS 36
+#define WINDOW_MAX_ANSWERS 96
 
 struct windows_source {
     const struct shard *shard; /* outlives the windows */

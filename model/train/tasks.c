@@ -653,8 +653,8 @@ assemble(struct task *t, struct sink *s, struct task_result *out)
 
 #define MAX_PASSAGES    8
 #define LONGEST_PASSAGE 200
-#define LEAD            2  /* tokens of a repeat from which the rest follows */
-#define SHORTEST_REPEAT 20 /* so that WINDOW_MAX_ANSWERS suffice for 640 */
+#define LEAD            2 /* tokens of a repeat from which the rest follows */
+#define SHORTEST_REPEAT 7
 
 struct passage {
     const mb_token_id *ids;
@@ -690,7 +690,7 @@ static struct passage
 draw_passage(struct task *t, size_t n)
 {
     mb_token_id *ids = NULL;
-    struct passage p = {.is_prose = chance(t, 0.5)};
+    struct passage p = {.is_prose = chance(t, 0.35)};
     p.n = p.is_prose ? draw_prose(t, n, &ids) : draw_words(t, n, &ids);
     p.ids = ids;
     return p;
@@ -715,25 +715,34 @@ put_repeat(struct task *t, struct sink *s, const struct passage *p,
         };
 }
 
+/* From 7 to 200, any order of magnitude as likely as another: where few words
+ * come again often, looking back pays before it is well aimed. */
+static size_t
+draw_length(struct task *t)
+{
+    double span = log((double)LONGEST_PASSAGE / SHORTEST_REPEAT);
+    return (size_t)(SHORTEST_REPEAT * exp(span * mb_rng_double(t->rng)));
+}
+
 /* Fill the window with new passages and repeats of those before. */
 static void
 write_repeats(struct task *t, struct sink *s, struct task_result *out)
 {
     struct passage list[MAX_PASSAGES];
+    size_t most = between(t, 1, MAX_PASSAGES);
     size_t n = 0;
     bool was_new = false; // two in a row would leave little to repeat
     if (t->world->bos >= 0)
         put(s, t->world->bos, TASK_NOT_WANTED);
     while (s->n < s->size && t->status == MB_OK) {
-        bool may_be_new = !was_new && n < MAX_PASSAGES && chance(t, 0.5);
+        bool may_be_new = !was_new && n < most && chance(t, 0.5);
         if (n > 0 && !may_be_new && out->n_answers < WINDOW_MAX_ANSWERS) {
             put_repeat(t, s, &list[below(t, n)], out);
             was_new = false;
             continue;
         }
         was_new = true;
-        struct passage p =
-            draw_passage(t, between(t, SHORTEST_REPEAT, LONGEST_PASSAGE));
+        struct passage p = draw_passage(t, draw_length(t));
         p.at = s->n;
         for (size_t i = 0; i < p.n; i++)
             put(s, p.ids[i],

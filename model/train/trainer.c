@@ -353,7 +353,8 @@ bind_model(const struct trainer *t, struct member *m)
     m->model = (struct graph_model_f32){
         .shape = &t->shape,
         .layers = m->layers,
-        .recompute = t->options.recompute,
+        .recompute = t->options.activations != TRAIN_KEEP_ALL,
+        .keeps_bytes = t->options.activations == TRAIN_KEEP_BYTES,
     };
     for (size_t i = 0; i < t->n_weights; i++)
         *weights_slot(&m->model, i) = var_of(t, m, i);

@@ -207,9 +207,9 @@ static struct tape_var_f64
 do_recompute(struct tape_f64 *t, const struct tape_var_f64 *x, void *arg)
 {
     (void)arg;
-    struct tape_var_f64 y =
-        tape_recompute_f64(t, square_part, (void *)(uintptr_t)&x[1], x[0]);
-    y = tape_recompute_f64(t, square_part, (void *)(uintptr_t)&x[1], y);
+    struct tape_var_f64 y = tape_recompute_f64(
+        t, square_part, (void *)(uintptr_t)&x[1], x[0], false);
+    y = tape_recompute_f64(t, square_part, (void *)(uintptr_t)&x[1], y, false);
     return mix(t, y);
 }
 

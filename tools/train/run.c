@@ -125,7 +125,7 @@ make_trainer(struct run *r, struct mb_error *err)
         .adam_eps = c->adam_eps,
         .decay = c->weight_decay,
         .clip = c->clip,
-        .recompute = c->recompute != 0,
+        .activations = (train_activations)c->activations,
     };
     size_t n = (size_t)c->batch;
     r->batch = mb_calloc(n, sizeof *r->batch);

@@ -17,11 +17,12 @@ enum kind {
     KIND_REAL,
     KIND_SCHEDULE,
     KIND_OPTIMIZER,
-    KIND_BOOL
+    KIND_ACTIVATIONS
 };
 
-static const char *const schedules[] = {"cosine", "trapezoid"};
-static const char *const optimizers[] = {"adamw", "muon"};
+static const char *const schedules[] = {"cosine", "trapezoid", NULL};
+static const char *const optimizers[] = {"adamw", "muon", NULL};
+static const char *const activations[] = {"keep", "int8", "recompute", NULL};
 
 /* Counts take k and M (thousands and millions). */
 static const struct key {
@@ -79,8 +80,9 @@ static const struct key {
     KEY(seed, KIND_COUNT, 0, COUNT_MAX, "1", "of weights and windows"),
     KEY(threads, KIND_COUNT, 0, 1024, "0",
         "0: one for each CPU; results depend on it in the last bits"),
-    KEY(recompute, KIND_BOOL, 0, 1, "no",
-        "keep no activations of a layer: less memory, more time"),
+    KEY(activations, KIND_ACTIVATIONS, 0, 0, "keep",
+        "of a layer, for the way back: keep, int8 (less memory, gradients "
+        "right to some thousandths) or recompute (least memory)"),
     KEY(heldout_steps, KIND_COUNT, 0, COUNT_MAX, "200",
         "steps between held-out losses; 0: only at the end"),
     KEY(heldout_windows, KIND_COUNT, 1, COUNT_MAX, "1M",
@@ -112,11 +114,11 @@ number_of(const char *text, bool scaled)
     return *end == '\0' && isfinite(v) ? v : (double)NAN;
 }
 
-/* Store the number of the one of two choices that `text` is. */
+/* Store the number of the choice that `text` is; NULL ends them. */
 static bool
-set_choice(uint8_t *at, const char *const choices[2], const char *text)
+set_choice(uint8_t *at, const char *const *choices, const char *text)
 {
-    for (uint64_t i = 0; i < 2; i++) {
+    for (uint64_t i = 0; choices[i]; i++) {
         if (strcmp(text, choices[i]) == 0) {
             memcpy(at, &i, sizeof i);
             return true;
@@ -143,12 +145,9 @@ set_value(struct config *c, const struct key *k, const char *text)
         return set_choice(at, schedules, text) ? NULL : "cosine or trapezoid";
     case KIND_OPTIMIZER:
         return set_choice(at, optimizers, text) ? NULL : "adamw or muon";
-    case KIND_BOOL:
-        count = strcmp(text, "yes") == 0;
-        if (count == 0 && strcmp(text, "no") != 0)
-            return "yes or no";
-        memcpy(at, &count, sizeof count);
-        return NULL;
+    case KIND_ACTIVATIONS:
+        return set_choice(at, activations, text) ? NULL
+                                                 : "keep, int8 or recompute";
     default:
         break;
     }

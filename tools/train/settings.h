@@ -70,7 +70,7 @@ struct config {
     /* The run. */
     uint64_t seed;
     uint64_t threads;
-    uint64_t recompute; /* 0 or 1 */
+    uint64_t activations; /* train_activations */
     uint64_t heldout_steps;
     uint64_t heldout_windows;
     double checkpoint_minutes;
