@@ -90,14 +90,15 @@ MB_MUST_USE mb_status mb_router_segment(const struct mb_router *r,
 /* ---- training ---- */
 
 struct mb_banker_progress {
-    size_t n_subtrees; /* of the first level that have text */
+    size_t n_subtrees; /* to be looked at: of the first level, with text; and
+                          the generic block if it is wanted */
     size_t done;       /* of these, trained or as they should be */
-    uint32_t node;     /* that is being trained */
+    uint32_t node;     /* that is being trained, or MB_BANKS_GENERIC */
     uint64_t step;     /* of its training */
     uint64_t n_steps;
     uint64_t n_tokens; /* in this run */
     double loss;       /* of late, nats a token */
-    double seconds;
+    double seconds;    /* of work: gives_way does not count */
 };
 
 /* One run over the collection's bank. Subtrees of the first level are trained
@@ -112,12 +113,22 @@ struct mb_banker_train {
     const struct mb_gguf *gguf; /* the bank's model */
     uint8_t fingerprint[16];    /* of it */
     const struct mb_tokenizer *tokenizer;
-    unsigned n_threads;      /* 0: one for each CPU */
-    size_t resident_bytes;   /* of block states; 0: the trainer's default */
-    size_t checkpoint_steps; /* 0: the trainer's default */
-    double seconds;          /* 0: no matter */
-    uint64_t tokens;         /* 0: no matter; looked at between subtrees */
+    unsigned n_threads;        /* 0: one for each CPU */
+    size_t resident_bytes;     /* of block states; 0: the trainer's default */
+    size_t checkpoint_steps;   /* 0: the trainer's default */
+    double checkpoint_seconds; /* 0: no matter */
+    /* Only what saw a text that is gone: stale subtrees, and what an
+     * interrupted training left; the generic block becomes fresh. */
+    bool only_stale;
+    bool is_generic; /* the generic block too, after all others */
+    /* Budget of this run: its end is a checkpoint, and the next run goes on. */
+    double seconds;     /* of work; 0: no matter */
+    uint64_t tokens;    /* 0: no matter */
+    bool charges_run;   /* take what is used from the store's mb_banks_run */
+    uint64_t run_asked; /* of that */
     bool (*is_stopped)(void *arg); /* before each step; NULL: never */
+    /* As in mb_bank_io: before each window, on any thread; NULL: never. */
+    bool (*gives_way)(void *arg);
     void (*progress)(void *arg, const struct mb_banker_progress *p);
     void *arg;
     /* Results. */
@@ -126,8 +137,8 @@ struct mb_banker_train {
 };
 
 /* Errors: NOT_FOUND (no bank), MISMATCH (another model's), STALE (the bank was
- * replaced), those of the trainer and the store. What was trained until then
- * stays. */
+ * replaced, or text was deleted again and again while a subtree was trained),
+ * those of the trainer and the store. What was trained until then stays. */
 MB_MUST_USE mb_status mb_banker_train(
     struct mb_banker_train *t, struct mb_error *err);
 

@@ -40,6 +40,7 @@ struct mb_bank_trainer {
     bool has_job;
     uint64_t step;
     uint64_t saved_step;
+    uint64_t saved_ns; /* when, or when run was called */
     uint64_t n_tokens;
     uint64_t first_token; /* n_tokens when run was called */
     double loss;
@@ -289,6 +290,7 @@ checkpoint(struct mb_bank_trainer *t, struct mb_error *err)
     for (size_t i = 0; i < t->plan.n_slots; i++)
         t->plan.slots[i].is_dirty = false;
     t->saved_step = t->step;
+    t->saved_ns = mb_clock_ns();
     return MB_OK;
 }
 
@@ -553,6 +555,16 @@ report(const struct mb_bank_trainer *t, struct mb_bank_progress *out)
     out->resident_bytes = resident_bytes(t, &out->n_resident);
 }
 
+static bool
+is_checkpoint_due(const struct mb_bank_trainer *t)
+{
+    const struct mb_bank_train_options *o = &t->options;
+    return t->step - t->saved_step >= o->checkpoint_steps ||
+           (o->checkpoint_seconds > 0 &&
+               (double)(mb_clock_ns() - t->saved_ns) / 1e9 >=
+                   o->checkpoint_seconds);
+}
+
 static void
 tell_step(struct mb_bank_trainer *t)
 {
@@ -571,7 +583,7 @@ mb_bank_trainer_run(struct mb_bank_trainer *t, uint64_t max_steps,
     mb_status st = MB_OK;
     if (!t->has_job)
         return mb_error_set(err, MB_ERR_BAD_ARG, "train: no job has begun");
-    t->start_ns = mb_clock_ns();
+    t->start_ns = t->saved_ns = mb_clock_ns();
     t->first_token = t->n_tokens;
     t->flops = 0;
     t->is_given_up = false;
@@ -587,8 +599,7 @@ mb_bank_trainer_run(struct mb_bank_trainer *t, uint64_t max_steps,
         done++;
         if (st == MB_OK)
             tell_step(t);
-        if (st == MB_OK &&
-            t->step - t->saved_step >= t->options.checkpoint_steps)
+        if (st == MB_OK && is_checkpoint_due(t))
             st = checkpoint(t, err);
     }
     if (st == MB_OK)

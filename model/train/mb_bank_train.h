@@ -98,8 +98,9 @@ struct mb_bank_train_options {
     size_t resident_bytes;   /* of block states, about; leaves are worked
                               * through in groups that fit [512 MiB] */
     size_t checkpoint_steps; /* from one to the next [200] */
-    bool is_generic;         /* all windows train the generic block */
-    bool recompute;          /* keep no activations: less memory, slower */
+    double checkpoint_seconds; /* or so long [no matter] */
+    bool is_generic;           /* all windows train the generic block */
+    bool recompute;            /* keep no activations: less memory, slower */
 };
 
 /* ---- life ---- */

@@ -13,6 +13,8 @@
 #include "progress.h"
 #include "train.h"
 
+#define CHECKPOINT_SECONDS 60.0
+
 struct bank_run {
     struct progress progress;
     struct mb_gguf *gguf;
@@ -182,10 +184,15 @@ train_bank(const struct mb_cli *cli, struct mb_error *err)
     };
     uint64_t seconds = 0;
     uint64_t threads = 0;
+    uint64_t checkpoint = 0;
     mb_status st = mb_cli_u64(cli, "seconds", 0, 100000000, &seconds, err);
 
     if (st == MB_OK)
+        st = mb_cli_u64(cli, "tokens", 0, UINT64_MAX, &t.tokens, err);
+    if (st == MB_OK)
         st = mb_cli_u64(cli, "threads", 0, 1024, &threads, err);
+    if (st == MB_OK)
+        st = mb_cli_u64(cli, "checkpoint", 0, 1000000, &checkpoint, err);
     if (st == MB_OK)
         st = open_all(&r, cli, err);
     if (st == MB_OK)
@@ -196,6 +203,9 @@ train_bank(const struct mb_cli *cli, struct mb_error *err)
         t.tokenizer = r.tokenizer;
         t.seconds = (double)seconds;
         t.n_threads = (unsigned)threads;
+        t.checkpoint_steps = (size_t)checkpoint;
+        t.checkpoint_seconds = checkpoint > 0 ? 0 : CHECKPOINT_SECONDS;
+        t.is_generic = mb_cli_has(cli, "generic");
         mb_gguf_fingerprint(r.gguf, t.fingerprint);
         progress_init(&r.progress, stderr, mb_cli_has(cli, "quiet"));
         st = mb_banker_train(&t, err);
