@@ -5,8 +5,8 @@
  * The model's own file stays one that llama.cpp loads; weights that only
  * membank knows lie in a second file, which names the first by its fingerprint.
  * Today these are those of the Hierarchical Memory Transformer (He et al. 2024,
- * section 3): segments of a text leave memories, and a summary of each segment
- * recalls from them.
+ * section 3): segments of a text leave memories, and a summary of what comes
+ * before a segment recalls from them (model/train/hmt_graph.h).
  *
  * Bytes: model/FORMAT.md. Threads: immutable once read; writing from any. */
 #ifndef MB_COMPANION_H
@@ -22,9 +22,9 @@ struct companion {
     size_t d_model;
     size_t d_key;
     size_t n_segment;     /* tokens of a segment */
-    size_t n_summary;     /* of these, the first so many are summarised */
+    size_t n_summary;     /* that are summarised: the last before a segment */
     size_t n_sensory;     /* tokens of the segment before that stand in front */
-    size_t n_memories;    /* that are kept to be recalled; the oldest goes */
+    size_t n_memories;    /* that one recall mixes at most: the best of all */
     float gain;           /* root mean square of a recalled memory, as input */
     const float *summary; /* (d_model) the prompt T on both sides */
     const float *first;   /* (d_model) the memory M0 while there is none */

@@ -3,7 +3,7 @@
  *
  * The commands lie in train/: tokenizer.c makes a vocabulary, shards.c tokens of
  * texts, anchor.c trains a transformer on them, export.c writes it as GGUF,
- * eval.c tells what it knows.
+ * eval.c tells what it knows, bank.c and hmt.c train what is added to a model.
  * Threads: the main thread; the trainer has its own. */
 #include <string.h>
 
@@ -25,7 +25,8 @@ static const struct mb_cli_option options[] = {
         NULL},
     {"config", 'c', "FILE", false,
         "anchor: the run; with --resume, DIR/config unless given", NULL},
-    {"resume", 'r', NULL, false, "anchor: go on from DIR/checkpoint", NULL},
+    {"resume", 'r', NULL, false, "anchor, hmt: go on from DIR/checkpoint",
+        NULL},
     {"steps", 0, "N", false,
         "anchor: save and end after N steps of this sitting", NULL},
     {"speed", 0, NULL, false,
@@ -42,7 +43,8 @@ static const struct mb_cli_option options[] = {
     {"windows", 0, "N", false, "eval: only so many windows of each text", NULL},
     {"tasks", 0, "N", false,
         "eval: windows of each synthetic task and form; 0: none", "64"},
-    {"threads", 0, "N", false, "eval, bank: threads; 0: one for each CPU", "0"},
+    {"threads", 0, "N", false, "eval, bank, hmt: threads; 0: one for each CPU",
+        "0"},
     {"csv", 0, NULL, false, "eval: print CSV", NULL},
     {"store", 's', "DIR", false, "bank: the store, which no daemon has open",
         NULL},
@@ -58,6 +60,35 @@ static const struct mb_cli_option options[] = {
     {"fan-out", 0, "N", false, "bank: children of a node of a new tree", NULL},
     {"levels", 0, "N", false, "bank: levels of a new tree", NULL},
     {"epochs", 0, "N", false, "bank: how often a new one sees each text", NULL},
+    {"model", 0, "GGUF", false, "hmt: the model that is to have memories",
+        NULL},
+    {"heldout", 0, "SHARD", false, "hmt: text to judge by", NULL},
+    {"first-steps", 0, "N", false,
+        "hmt: steps over two segments, without recall", "100"},
+    {"second-steps", 0, "N", false, "hmt: steps with recall behind these",
+        "200"},
+    {"depth", 0, "N", false, "hmt: segments of a sample with recall", "6"},
+    {"batch", 0, "N", false, "hmt: samples of a step", "4"},
+    {"rate", 0, "X", false, "hmt: highest learning rate", "0.003"},
+    {"segment", 0, "BLOCKS", false, "hmt: blocks of a segment", "4"},
+    {"summary", 0, "TOKENS", false,
+        "hmt: tokens before a segment that ask for what is recalled", "126"},
+    {"sensory", 0, "TOKENS", false,
+        "hmt: tokens before a segment that are repeated in front of it", "32"},
+    {"key-width", 0, "N", false, "hmt: width of recall's queries and keys",
+        "64"},
+    {"memories", 0, "N", false,
+        "hmt: that one recall mixes at most, of all that there are", "300"},
+    {"recall", 0, "WHAT", false,
+        "hmt: all, or last: a plain recurrence, to compare with", "all"},
+    {"train-backbone", 0, NULL, false,
+        "hmt: the model learns along, and is written beside the result", NULL},
+    {"backbone-rate", 0, "X", false, "hmt: part of the rate for the model",
+        "0.1"},
+    {"seed", 0, "N", false, "hmt: of weights and samples", "1"},
+    {"judged", 0, "N", false,
+        "hmt: windows of the held-out text, of twice the depth", "12"},
+    {"judge-steps", 0, "N", false, "hmt: steps between two looks at it", "50"},
     {"quiet", 'q', NULL, false, "no progress", NULL},
     {"json", 0, NULL, false, "print JSON, one object a line", NULL},
     {NULL, 0, NULL, false, NULL, NULL},
@@ -79,6 +110,9 @@ static const struct mb_cli_example examples[] = {
         "weights of the last checkpoint"},
     {"membank-train eval anchor.gguf books=shards/books-dev.mbtok",
         "losses and answers, without landmarks and with them"},
+    {"membank-train hmt --model anchor.gguf -o run --heldout dev.mbtok "
+     "books.mbtok",
+        "memories of segments for long contexts"},
     {"membank-train bank -s ./demo -C notes --tokenizer anchor.gguf",
         "memory blocks of what a collection says"},
     {NULL, NULL},
@@ -87,7 +121,8 @@ static const struct mb_cli_example examples[] = {
 static const struct mb_cli_program program = {
     .name = "membank-train",
     .summary = "train a small transformer on one's own texts",
-    .usage = "[OPTION]... tokenizer|shards|anchor|export|eval|bank [ARG]...",
+    .usage =
+        "[OPTION]... tokenizer|shards|anchor|export|eval|bank|hmt [ARG]...",
     .description =
         "tokenizer FILE... makes a vocabulary of such texts: SentencePiece BPE "
         "with a piece for each byte, trained by SentencePiece's spm_train, and "
@@ -121,7 +156,14 @@ static const struct mb_cli_program program = {
         "bank trains the memory blocks of a collection on its own documents, "
         "while no daemon has the store open; the bank is made if there is "
         "none. A block whose loss on text that was held out did not fall is "
-        "not used. A run that was stopped or killed is taken up by the next.",
+        "not used. A run that was stopped or killed is taken up by the next.\n"
+        "\n"
+        "hmt SHARD... trains what a Hierarchical Memory Transformer adds to a "
+        "model: a prompt that summarises, a first memory, two projections that "
+        "recall, and their gain. The model stays as it is, unless "
+        "--train-backbone is given. The folder gets checkpoint, curve.csv, "
+        "curve.svg and, at the end, NAME.membank.gguf, which belongs beside "
+        "NAME.gguf. A held-out text tells what memories are worth.",
     .options = options,
     .examples = examples,
 };
@@ -201,7 +243,8 @@ run(const struct mb_cli *cli, struct mb_error *err)
     }
     if (!command)
         return mb_error_set(err, MB_ERR_BAD_ARG,
-            "what to do: tokenizer, shards, anchor, export, eval or bank");
+            "what to do: tokenizer, shards, anchor, export, eval, bank or "
+            "hmt");
     if (strcmp(command, "shards") == 0)
         return train_shards(cli, err);
     if (strcmp(command, "anchor") == 0)
@@ -214,9 +257,11 @@ run(const struct mb_cli *cli, struct mb_error *err)
         return train_eval(cli, err);
     if (strcmp(command, "bank") == 0)
         return train_bank(cli, err);
+    if (strcmp(command, "hmt") == 0)
+        return train_hmt(cli, err);
     return mb_error_set(err, MB_ERR_BAD_ARG,
         "no command %s; there are tokenizer, shards, anchor, export, "
-        "eval and bank",
+        "eval, bank and hmt",
         command);
 }
 

@@ -35,6 +35,7 @@ MB_MUST_USE mb_status train_tokenizer(
 
 MB_MUST_USE mb_status train_bank(
     const struct mb_cli *cli, struct mb_error *err);
+MB_MUST_USE mb_status train_hmt(const struct mb_cli *cli, struct mb_error *err);
 
 /* "DIR/NAME". Errors: BAD_ARG (too long). */
 MB_MUST_USE mb_status train_path(const char *dir, const char *name,
