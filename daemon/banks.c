@@ -9,8 +9,9 @@
 
 #include "cmd_read.h"
 
-#define ROUTE_HITS 4 /* segments that a text is routed by */
-#define MAX_KEPT   8 /* routers that nobody uses */
+#define ROUTE_HITS 4      /* segments that a text is routed by */
+#define MAX_KEPT   8      /* routers that nobody uses */
+#define USE_MS     60000u /* to which the time of last use is kept */
 
 struct bank_entry {
     struct bank_entry *next; /* used last first */
@@ -32,6 +33,7 @@ struct bank_step {
     mb_banks_state state;
     bool is_attached;
     uint64_t bytes;
+    uint64_t used_ms; /* before */
 };
 
 struct bank_loan {
@@ -39,6 +41,7 @@ struct bank_loan {
     struct bank_entry *entry;
     struct mb_collection coll;
     struct mb_route route;
+    bool must;                /* also where it does not help */
     struct mb_snapshot *snap; /* while a pass runs */
     /* As it was when the loan was made. */
     struct bank_step steps[MB_BANKS_MAX_LEVELS];
@@ -205,9 +208,15 @@ banks_is_attached(struct daemon *d, const struct mb_banks *bank,
     bool is_strict = daemon_config(d)->strict_delete;
 
     return !bank->is_disabled && !node->is_disabled && node->has_gained &&
-           node->block_bytes > 0 &&
+           node->node != MB_BANKS_GENERIC && node->block_bytes > 0 &&
            (node->state == MB_BANKS_READY ||
                (node->state == MB_BANKS_STALE && !is_strict));
+}
+
+bool
+banks_helps(const struct mb_banks_node *top)
+{
+    return top->n_held_out > 0 && top->after < top->before;
 }
 
 /* The sum of the vectors of segments that are found, each with its score; false
@@ -296,6 +305,7 @@ fetch(struct bank_loan *loan, struct bank_step *steps, struct mb_bank_path *out,
 {
     const struct mb_banks *made = mb_router_bank(loan->entry->router);
     struct mb_banks bank;
+    bool helps = true;
     mb_status st = mb_banks_get(loan->snap, &loan->coll, &bank, err);
 
     out->n_blocks = 0;
@@ -312,7 +322,9 @@ fetch(struct bank_loan *loan, struct bank_step *steps, struct mb_bank_path *out,
             loan->snap, &loan->coll, bank.bank, number, &node, err);
         if (st != MB_OK)
             break;
-        attach = banks_is_attached(loan->d, &bank, &node);
+        if (i == 0)
+            helps = loan->must || banks_helps(&node);
+        attach = helps && banks_is_attached(loan->d, &bank, &node);
         if (attach)
             st = mb_banks_block(
                 loan->snap, &loan->coll, bank.bank, number, &record, err);
@@ -322,7 +334,8 @@ fetch(struct bank_loan *loan, struct bank_step *steps, struct mb_bank_path *out,
             steps[i] = (struct bank_step){.at = loan->route.steps[i],
                 .state = node.state,
                 .is_attached = attach,
-                .bytes = attach ? record.size : 0};
+                .bytes = attach ? record.size : 0,
+                .used_ms = node.used_ms};
     }
     return st;
 }
@@ -381,6 +394,41 @@ loan_fill(struct bank_loan *loan, struct call *c, struct worker *w,
     return st;
 }
 
+static void
+on_noted(void *arg, struct mb_op *op, mb_status st, const struct mb_error *err)
+{
+    (void)arg;
+    (void)st; // whoever looks sees an older time, that is all
+    (void)err;
+    mb_op_free(op);
+}
+
+/* Note when the blocks were used, once in USE_MS, without waiting for it. */
+static void
+note_use(const struct bank_loan *loan)
+{
+    uint64_t now = mb_clock_wall_ms();
+    struct mb_op *op = NULL;
+    mb_status st = MB_OK;
+
+    for (size_t i = 0; st == MB_OK && i < loan->route.n; i++) {
+        const struct bank_step *s = &loan->steps[i];
+
+        if (!s->is_attached || now < s->used_ms + USE_MS)
+            continue;
+        if (op == NULL)
+            st = mb_op_banks_edit_new(mb_slice_cstr(loan->coll.name),
+                mb_router_bank(loan->entry->router)->bank, &op, NULL);
+        if (st == MB_OK)
+            st = mb_banks_edit_used(op, s->at.node, now);
+    }
+    if (op == NULL)
+        return;
+    if (st != MB_OK ||
+        mb_store_submit(loan->d->store, op, on_noted, NULL, NULL) != MB_OK)
+        mb_op_free(op);
+}
+
 mb_status
 bank_loan_new(struct call *c, struct worker *w, bool must, struct mb_slice text,
     struct bank_loan **out)
@@ -393,8 +441,11 @@ bank_loan_new(struct call *c, struct worker *w, bool must, struct mb_slice text,
     if (loan == NULL)
         return mb_error_set(&c->err, MB_ERR_NOMEM, "bank");
     loan->d = c->d;
+    loan->must = must;
     st = loan_fill(loan, c, w, text);
     loan_end(loan);
+    if (st == MB_OK)
+        note_use(loan);
     if (st != MB_OK) {
         bank_loan_free(loan);
         return nothing(c, must, st);

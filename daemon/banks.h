@@ -40,6 +40,8 @@ bool banks_is_live(struct daemon *d, const struct mb_banks *bank);
 /* Is a node's block attached where a path has it? */
 bool banks_is_attached(struct daemon *d, const struct mb_banks *bank,
     const struct mb_banks_node *node);
+/* Does the subtree help held-out text? top: its node of the first level. */
+bool banks_helps(const struct mb_banks_node *top);
 /* Route a text: to the node of the segments that its words find best, or where
  * they find none by the words alone. Errors: CORRUPT, NOMEM, MISMATCH (a bank
  * that does not route by words, and none are found). */
@@ -49,7 +51,7 @@ MB_MUST_USE mb_status banks_route(struct call *c, struct worker *w,
 
 /* The loan of a call for its text; *out NULL: there is nothing to lend.
  * must: a bank that is missing, or another model's, is an error (NOT_FOUND,
- * MISMATCH). Errors: also those of banks_route and the store. */
+ * MISMATCH); else blocks are lent only of subtrees that help. Errors: also those of banks_route and the store. */
 MB_MUST_USE mb_status bank_loan_new(struct call *c, struct worker *w, bool must,
     struct mb_slice text, struct bank_loan **out);
 /* Takes NULL. */

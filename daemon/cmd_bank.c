@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * daemon/cmd_bank.c - bank.build, .status, .path, .disable, .reset.
+ * bank.train and its like: cmd_bank_train.c.
  * Threads: a worker. */
 #include <string.h>
 
@@ -124,6 +125,8 @@ COMMAND_HANDLER(cmd_bank_build)
         st = purge(c, mb_slice_cstr(coll.name));
     snap = NULL;
     if (st == MB_OK)
+        jobs_train_again(c->d->jobs, &coll);
+    if (st == MB_OK)
         st = call_snapshot(c, &snap, &coll);
     if (st == MB_OK)
         st = mb_banks_get(snap, &coll, &bank, &c->err);
@@ -148,6 +151,7 @@ struct totals {
     uint64_t n_tokens;
     double before;
     double after;
+    const struct mb_banks_node *generic; /* NULL: none was trained */
 };
 
 static void
@@ -158,8 +162,10 @@ add_up(struct daemon *d, const struct mb_banks *bank,
         const struct mb_banks_node *k = &nodes[i];
 
         t->bytes += k->block_bytes;
-        if (k->node == MB_BANKS_GENERIC)
+        if (k->node == MB_BANKS_GENERIC) {
+            t->generic = k;
             continue;
+        }
         t->n_by_state[k->state]++;
         t->n_disabled += k->is_disabled;
         t->n_attached += banks_is_attached(d, bank, k);
@@ -182,7 +188,7 @@ write_node(
 {
     struct mb_writer *w = &c->w;
 
-    mb_write_map(w, 15);
+    mb_write_map(w, 16);
     mb_write_kv_uint(w, "node", n->node);
     mb_write_kv_uint(w, "level", n->level);
     mb_write_kv_cstr(w, "state", mb_banks_state_name(n->state));
@@ -197,18 +203,78 @@ write_node(
     mb_write_kv_f64(w, "with", n->with);
     mb_write_kv_f64(w, "after", n->after);
     mb_write_kv_uint(w, "trained_ms", n->trained_ms);
+    mb_write_kv_uint(w, "used_ms", n->used_ms);
     mb_write_kv_uint(w, "bytes", n->block_bytes);
+}
+
+/* The control: a block as large as a path, the same for every text. */
+static void
+write_generic(struct mb_writer *w, const struct mb_banks_node *n)
+{
+    mb_write_cstr(w, "generic");
+    if (n == NULL) {
+        mb_write_nil(w);
+        return;
+    }
+    mb_write_map(w, 7);
+    mb_write_kv_cstr(w, "state", mb_banks_state_name(n->state));
+    mb_write_kv_uint(w, "tokens", n->n_tokens);
+    mb_write_kv_uint(w, "held_out", n->n_held_out);
+    mb_write_kv_f64(w, "before", n->before);
+    mb_write_kv_f64(w, "after", n->after);
+    mb_write_kv_uint(w, "trained_ms", n->trained_ms);
+    mb_write_kv_uint(w, "bytes", n->block_bytes);
+}
+
+static void
+write_left(struct mb_writer *w, const char *key, uint64_t left, double scale)
+{
+    mb_write_cstr(w, key);
+    if (left == UINT64_MAX)
+        mb_write_nil(w);
+    else
+        mb_write_f64(w, (double)left * scale);
+}
+
+/* What was asked for, and how far it is; run NULL: nothing was. */
+static void
+write_training(
+    struct call *c, const char *collection, const struct mb_banks_run *run)
+{
+    struct mb_writer *w = &c->w;
+    struct mb_banker_progress at = {0};
+    bool gives_way = false;
+    uint64_t job = jobs_training(c->d->jobs, collection, &at, &gives_way);
+
+    mb_write_cstr(w, "training");
+    if (run == NULL) {
+        mb_write_nil(w);
+        return;
+    }
+    mb_write_map(w, 14);
+    mb_write_kv_bool(w, "purge", run->is_purge);
+    mb_write_kv_bool(w, "paused", run->is_paused);
+    mb_write_kv_bool(w, "generic", run->is_generic);
+    write_left(w, "seconds_left", run->ms, 1e-3);
+    write_left(w, "tokens_left", run->tokens, 1);
+    mb_write_kv_uint(w, "job", job);
+    mb_write_kv_bool(w, "gives_way", gives_way);
+    mb_write_kv_uint(w, "subtrees", at.n_subtrees);
+    mb_write_kv_uint(w, "done", at.done);
+    mb_write_kv_uint(w, "step", at.step);
+    mb_write_kv_uint(w, "steps", at.n_steps);
+    mb_write_kv_uint(w, "tokens", at.n_tokens);
+    mb_write_kv_f64(w, "loss", at.loss);
+    mb_write_kv_f64(w, "seconds", at.seconds);
 }
 
 static void
 write_status(struct call *c, const struct mb_banks *bank,
     const struct mb_collection *coll, uint64_t n_trained,
-    const struct totals *t, const struct mb_banks_node *nodes, size_t n_nodes,
-    bool with_nodes)
+    const struct totals *t, const struct mb_banks_run *run)
 {
     struct mb_writer *w = &c->w;
 
-    mb_write_map(w, with_nodes ? 18 : 17);
     mb_write_kv_uint(w, "bank", bank->bank);
     write_shape(w, bank);
     mb_write_kv_cstr(w, "model", bank->model);
@@ -228,12 +294,19 @@ write_status(struct call *c, const struct mb_banks *bank,
     mb_write_kv_uint(w, "held_out", t->n_held_out);
     mb_write_kv_f64(w, "before", t->before);
     mb_write_kv_f64(w, "after", t->after);
+    mb_write_kv_bool(w, "helps", t->n_held_out > 0 && t->after < t->before);
     mb_write_kv_uint(w, "bytes", t->bytes);
-    if (!with_nodes)
-        return;
-    mb_write_cstr(w, "node_list");
-    mb_write_array(w, n_nodes);
-    for (size_t i = 0; i < n_nodes; i++) {
+    write_generic(w, t->generic);
+    write_training(c, coll->name, run);
+}
+
+static void
+write_nodes(struct call *c, const struct mb_banks *bank,
+    const struct mb_banks_node *nodes, size_t n)
+{
+    mb_write_cstr(&c->w, "node_list");
+    mb_write_array(&c->w, n);
+    for (size_t i = 0; i < n; i++) {
         write_node(c, bank, &nodes[i]);
     }
 }
@@ -244,10 +317,12 @@ COMMAND_HANDLER(cmd_bank_status)
     struct mb_collection coll;
     struct mb_banks_node *nodes = NULL;
     struct mb_banks bank;
+    struct mb_banks_run run;
     struct totals t = {0};
     uint64_t n_trained = 0;
     size_t n = 0;
     bool with_nodes;
+    bool has_run = false;
     mb_status st = mb_arg_bool(c->args, "nodes", false, &with_nodes, &c->err);
 
     (void)w;
@@ -262,8 +337,17 @@ COMMAND_HANDLER(cmd_bank_status)
     if (st == MB_OK)
         st = mb_banks_n_trained(snap, &coll, bank.bank, &n_trained, &c->err);
     if (st == MB_OK) {
+        st = mb_banks_run_get(snap, &coll, bank.bank, &run, &c->err);
+        has_run = st == MB_OK;
+        if (st == MB_ERR_NOT_FOUND)
+            st = MB_OK;
+    }
+    if (st == MB_OK) {
         add_up(c->d, &bank, nodes, n, &t);
-        write_status(c, &bank, &coll, n_trained, &t, nodes, n, with_nodes);
+        mb_write_map(&c->w, with_nodes ? 21 : 20);
+        write_status(c, &bank, &coll, n_trained, &t, has_run ? &run : NULL);
+        if (with_nodes)
+            write_nodes(c, &bank, nodes, n);
     }
     mb_snapshot_end(snap);
     return st;
@@ -376,6 +460,8 @@ COMMAND_HANDLER(cmd_bank_reset)
     if (st == MB_OK)
         st = mb_store_apply(c->d->store, op, &c->err);
     mb_op_free(op);
+    if (st == MB_OK)
+        jobs_train_again(c->d->jobs, &coll);
     if (st == MB_OK)
         st = purge(c, mb_slice_cstr(coll.name));
     if (st == MB_OK)

@@ -154,7 +154,18 @@ const struct command commands[] = {
     {"bank.build", cmd_bank_build, COMMAND_BULK, {
         COLLECTION,
         {"settings", ARG_MAP, false}}},
-    {"bank.train", NULL, COMMAND_WRITE, {{0}}},
+    {"bank.train", cmd_bank_train, COMMAND_BULK, {
+        COLLECTION,
+        {"seconds", ARG_NUM, false},
+        {"tokens", ARG_INT, false},
+        {"generic", ARG_BOOL, false},
+        {"wait", ARG_BOOL, false}}},
+    {"bank.pause", cmd_bank_pause, COMMAND_BULK, {
+        COLLECTION,
+        {"pause", ARG_BOOL, false}}},
+    {"bank.purge", cmd_bank_purge, COMMAND_BULK, {
+        COLLECTION,
+        {"wait", ARG_BOOL, false}}},
     {"bank.status", cmd_bank_status, COMMAND_READ, {
         COLLECTION,
         {"nodes", ARG_BOOL, false}}},
@@ -587,6 +598,16 @@ diagnose(struct call *c)
     return st;
 }
 
+/* Does it only look at how the daemon is? Who watches it keeps it from nothing.
+ */
+static bool
+is_glance(const struct command *cmd)
+{
+    return cmd != NULL &&
+           (cmd->fn == cmd_ping || cmd->fn == cmd_stats ||
+               cmd->fn == cmd_jobs || cmd->fn == cmd_bank_status);
+}
+
 void
 commands_on_request(void *arg, struct server_request *rq)
 {
@@ -605,6 +626,9 @@ commands_on_request(void *arg, struct server_request *rq)
     c->rq = rq;
     mb_buffer_init(&c->reply, CALL_MAX_REPLY);
     st = identify(c);
+    if (!is_glance(c->command))
+        atomic_store_explicit(
+            &d->request_ns, rq->arrived_ns, memory_order_relaxed);
     if (st == MB_OK && c->command == NULL)
         st = diagnose(c);
     if (st == MB_OK && runs_inline(c)) {

@@ -66,6 +66,9 @@ struct config {
     /* background work */
     bool refit;
     bool strict_delete;
+    uint64_t bank_threads;
+    uint64_t bank_nice;
+    uint64_t bank_checkpoint; /* seconds */
     uint64_t refit_min_segments;
     uint64_t refit_quiet_ms;
     uint64_t refit_sample;

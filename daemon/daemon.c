@@ -23,6 +23,7 @@
 #define MAX_KEPT_ARENAS  16
 #define MAX_QUEUED_CALLS 4096
 #define MAX_QUEUED_OPS   4096
+#define QUIET_NS         20000000u /* after a request, before it is quiet */
 
 /* ---- arenas ---- */
 
@@ -176,6 +177,19 @@ on_tick(void *arg, uint64_t now_ns)
     struct daemon *d = arg;
 
     jobs_expire(d->jobs, now_ns);
+}
+
+bool
+daemon_is_busy(struct daemon *d, bool *model)
+{
+    uint64_t last = atomic_load_explicit(&d->request_ns, memory_order_relaxed);
+    struct mb_engine_stats engine = {0};
+
+    if (reader_absence(d->reader) == NULL)
+        mb_engine_stats(reader_engine(d->reader), &engine);
+    *model = engine.n_running + engine.n_queued > 0;
+    return *model || mb_clock_ns() - last < QUIET_NS ||
+           !dispatch_is_idle(d->dispatch);
 }
 
 static mb_status

@@ -49,7 +49,8 @@ struct daemon {
     struct server *server;
     struct worker io_worker; /* for requests answered on mb-io */
     uint64_t started_ns;
-    atomic_bool shutting_down; /* relaxed: refuse what is new */
+    atomic_uint_fast64_t request_ns; /* relaxed: when the last one arrived */
+    atomic_bool shutting_down;       /* relaxed: refuse what is new */
 };
 
 /* Open everything and serve. cfg becomes the daemon's.
@@ -64,6 +65,9 @@ bool daemon_stop(struct daemon *d);
 void daemon_close(struct daemon *d);
 
 const struct config *daemon_config(const struct daemon *d);
+/* Is anything being done for a client, or was a moment ago? *model: by the
+ * model. Any thread. */
+bool daemon_is_busy(struct daemon *d, bool *model);
 /* Take the live settings of `wanted` over. Main thread. Errors: NOMEM,
  * TOO_LARGE (reloaded too often). */
 MB_MUST_USE mb_status daemon_reload(struct daemon *d,

@@ -4,6 +4,7 @@
  *   jobs.c       the list: begin, progress, end; life of the threads
  *   jobs_fit.c   mb-job: when a fit is due, and the fit
  *   jobs_task.c  mb-task: snapshot, verify
+ *   jobs_train.c mb-train: memory banks
  *   jobs_wait.c  calls that wait for either
  * "Under the lock" is that of struct jobs. */
 #ifndef DAEMON_JOB_H
@@ -43,6 +44,11 @@ struct job {
     struct mb_verify_result verified;
     struct problem *problems; /* (MAX_PROBLEMS), verify only */
     size_t n_problems;
+    /* Training only. */
+    struct mb_banker_progress at;
+    bool is_finished;
+    bool gives_way;        /* it waits for requests */
+    atomic_bool is_let_go; /* relaxed: see what is asked of it now */
 };
 
 /* What mb-job remembers of a collection. */
@@ -51,27 +57,31 @@ struct watch {
     mb_collection_id id;
     uint64_t created_ms;
     uint32_t next_segno;
-    uint64_t changed_ns;    /* when next_segno was seen to change */
-    uint64_t not_before_ns; /* after a failure */
-    uint64_t mark_ns;       /* growth is measured from here; 0: not yet */
-    uint64_t mark_n;        /* size_of then */
-    bool is_calm;           /* grew slowly when last measured */
-    mb_segno embedded_to;   /* kind anchor: segments below have vectors */
-    bool is_dormant;        /* kind anchor: they are another model's */
-    bool wanted;            /* by rebuild, or by a put that waits */
-    bool seen;              /* in this look */
+    uint64_t changed_ns;     /* when next_segno was seen to change */
+    uint64_t not_before_ns;  /* after a failure */
+    uint64_t mark_ns;        /* growth is measured from here; 0: not yet */
+    uint64_t mark_n;         /* size_of then */
+    bool is_calm;            /* grew slowly when last measured */
+    mb_segno embedded_to;    /* kind anchor: segments below have vectors */
+    bool is_dormant;         /* kind anchor: they are another model's */
+    uint64_t train_after_ns; /* after a failure of a bank's training */
+    bool wanted;             /* by rebuild, or by a put that waits */
+    bool seen;               /* in this look */
 };
 
 struct jobs {
     struct daemon *d;
     struct mb_thread *job_thread;
     struct mb_thread *task_thread;
+    struct mb_thread *train_thread;
     atomic_bool stopping; /* release in stop, acquire in progress */
 
     pthread_mutex_t lock;
     pthread_cond_t job_wake;
     pthread_cond_t task_wake;
+    pthread_cond_t train_wake;
     bool changed;
+    bool train_changed;
     uint64_t next_id;
     uint64_t n_failed;
     struct job *newest;
@@ -105,6 +115,11 @@ void jobs_run_fits(void *jobs);
 
 /* mb-task, until jobs_is_stopping. */
 void jobs_run_tasks(void *jobs);
+
+/* ---- jobs_train.c ---- */
+
+/* mb-train, until jobs_is_stopping. */
+void jobs_run_training(void *jobs);
 
 /* ---- jobs_wait.c ---- */
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * daemon/jobs.c - the list of jobs: what runs, waits, has ended.
  *
- * Work in the background has two threads. mb-job (jobs_fit.c) does what the
- * collections need, mb-task (jobs_task.c) what clients ask for; jobs_wait.c
- * keeps the puts that wait for a fit.
+ * Work in the background has three threads. mb-job (jobs_fit.c) does what the
+ * collections need, mb-task (jobs_task.c) what clients ask for, mb-train
+ * (jobs_train.c) trains memory banks; jobs_wait.c keeps the puts that wait for
+ * a fit.
  * Invariants: a job is in the list from its start (or its request) until
  * KEPT_JOBS later ones have ended; a call waits in one place: at its job, or
  * in `waiters`.
@@ -16,8 +17,8 @@
 
 #define KEPT_JOBS 32
 
-static const char *const kind_names[] = {
-    "refit", "tree", "purge", "snapshot", "verify", "embed"};
+static const char *const kind_names[] = {"refit", "tree", "purge", "snapshot",
+    "verify", "embed", "train", "bank_purge"};
 static const char *const state_names[] = {
     "waiting", "running", "done", "failed", "cancelled"};
 
@@ -34,11 +35,13 @@ jobs_new(struct daemon *d)
     j->d = d;
     j->next_id = 1;
     j->changed = true;
+    j->train_changed = true;
     (void)pthread_mutex_init(&j->lock, NULL);
     (void)pthread_condattr_init(&attr);
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     (void)pthread_cond_init(&j->job_wake, &attr);
     (void)pthread_cond_init(&j->task_wake, &attr);
+    (void)pthread_cond_init(&j->train_wake, &attr);
     (void)pthread_condattr_destroy(&attr);
     return j;
 }
@@ -76,6 +79,7 @@ jobs_free(struct jobs *j)
     }
     (void)pthread_cond_destroy(&j->job_wake);
     (void)pthread_cond_destroy(&j->task_wake);
+    (void)pthread_cond_destroy(&j->train_wake);
     (void)pthread_mutex_destroy(&j->lock);
     mb_free(j);
 }
@@ -236,6 +240,9 @@ jobs_start(struct jobs *j, struct mb_error *err)
 
     if (st == MB_OK)
         st = mb_thread_start(&j->task_thread, "mb-task", jobs_run_tasks, j);
+    if (st == MB_OK)
+        st =
+            mb_thread_start(&j->train_thread, "mb-train", jobs_run_training, j);
     return st == MB_OK ? st : mb_error_set(err, st, "start mb-job");
 }
 
@@ -246,10 +253,13 @@ jobs_stop(struct jobs *j)
     atomic_store_explicit(&j->stopping, true, memory_order_release);
     (void)pthread_cond_broadcast(&j->job_wake);
     (void)pthread_cond_broadcast(&j->task_wake);
+    (void)pthread_cond_broadcast(&j->train_wake);
     (void)pthread_mutex_unlock(&j->lock);
     mb_thread_join(j->job_thread);
     mb_thread_join(j->task_thread);
+    mb_thread_join(j->train_thread);
     j->job_thread = NULL;
     j->task_thread = NULL;
+    j->train_thread = NULL;
     jobs_end_waiting(j);
 }

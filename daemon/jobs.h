@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * daemon/jobs.h - work in the background, with progress to look at.
  *
- * Two threads at the lowest priority: mb-job fits embeddings and builds trees
+ * Three threads at the lowest priority: mb-job fits embeddings and builds trees
  * as collections grow, and erases generations that are no longer served;
- * mb-task makes snapshots and verifies, as clients ask for them.
+ * mb-task makes snapshots and verifies, as clients ask for them; mb-train trains
+ * memory banks, one at a time, and only while no request is under way.
  * Life: jobs_new -> jobs_start -> ... -> jobs_stop -> jobs_free.
  * Threads: all functions from any thread. */
 #ifndef DAEMON_JOBS_H
 #define DAEMON_JOBS_H
 
+#include "mb_banker.h"
 #include "mb_store.h"
 #include "mb_wire.h"
 
@@ -23,7 +25,9 @@ typedef enum job_kind {
     JOB_PURGE,    /* erase a generation that is not served */
     JOB_SNAPSHOT, /* hot copy */
     JOB_VERIFY,
-    JOB_EMBED /* vectors of segments by the model that reads */
+    JOB_EMBED,     /* vectors of segments by the model that reads */
+    JOB_TRAIN,     /* a memory bank */
+    JOB_BANK_PURGE /* of a memory bank: what saw a text that is gone, anew */
 } job_kind;
 
 /* NULL when memory is short. d must outlive it. */
@@ -54,6 +58,20 @@ void jobs_want_refit(struct jobs *jobs, mb_collection_id coll);
  * Errors: BUSY (too many wait), NOMEM. */
 MB_MUST_USE mb_status jobs_submit(struct jobs *jobs, job_kind kind,
     const char *path, struct call *call, uint64_t *id, struct mb_error *err);
+
+/* What was asked of a collection's bank has changed in the store (mb_banks_run):
+ * do it soon, and let go of what runs. With kind JOB_TRAIN or JOB_BANK_PURGE a
+ * job is queued, whose number is *id; with call, its reply comes at the end
+ * (takes it, unless it fails). Errors: SHUTTING_DOWN, BUSY, NOMEM. */
+MB_MUST_USE mb_status jobs_train(struct jobs *jobs, job_kind kind,
+    const struct mb_collection *coll, struct call *call, uint64_t *id,
+    struct mb_error *err);
+/* A training is paused, or goes on, or its bank is gone. */
+void jobs_train_again(struct jobs *jobs, const struct mb_collection *coll);
+/* The job that trains the collection's bank just now, 0: none; how far it is,
+ * and whether it waits for requests. */
+uint64_t jobs_training(struct jobs *jobs, const char *collection,
+    struct mb_banker_progress *out, bool *gives_way);
 
 /* Write the array of jobs: those that run or wait, and the last that ended. */
 void jobs_write(struct jobs *jobs, struct mb_writer *w);

@@ -126,7 +126,8 @@ next_task(struct jobs *j)
     (void)pthread_mutex_lock(&j->lock);
     while (!jobs_is_stopping(j)) {
         for (struct job *job = j->newest; job != NULL; job = job->next) {
-            if (job->state == JOB_WAITING && job->kind >= JOB_SNAPSHOT)
+            if (job->state == JOB_WAITING &&
+                (job->kind == JOB_SNAPSHOT || job->kind == JOB_VERIFY))
                 found = job;
         }
         if (found != NULL)

@@ -176,6 +176,12 @@ reader_file(const struct reader *r)
     return slash != NULL ? slash + 1 : r->path;
 }
 
+const struct mb_gguf *
+reader_gguf(const struct reader *r)
+{
+    return r->gguf;
+}
+
 const struct mb_decoder *
 reader_decoder(const struct reader *r)
 {

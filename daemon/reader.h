@@ -35,6 +35,7 @@ const char *reader_name(const struct reader *r); /* of the model */
 const char *reader_path(const struct reader *r);
 const char *reader_file(const struct reader *r); /* the last part of it */
 /* These may be asked only of one that can read. */
+const struct mb_gguf *reader_gguf(const struct reader *r);
 const struct mb_decoder *reader_decoder(const struct reader *r);
 const struct mb_decoder_info *reader_info(const struct reader *r);
 const struct mb_tokenizer *reader_tokenizer(const struct reader *r);

@@ -286,6 +286,9 @@ MB_MUST_USE mb_status mb_thread_start(
 void mb_thread_join(struct mb_thread *thread);
 /* Lowest CPU and I/O priority for the calling thread, if the system lets us. */
 void mb_thread_set_background(void);
+/* The same with a CPU priority as nice(1) has it, 0 to 19; a thread that has a
+ * lower one keeps that. */
+void mb_thread_set_nice(int nice);
 const char *mb_thread_name(void); /* of the caller; static or thread storage */
 unsigned mb_cpu_count(void);      /* that this process may use, at least 1 */
 uint64_t mb_process_rss_bytes(void); /* anonymous resident memory, maps aside */

@@ -33,12 +33,19 @@ platform_name_thread(const char *name)
 void
 mb_thread_set_background(void)
 {
+    mb_thread_set_nice(19);
+}
+
+void
+mb_thread_set_nice(int nice)
+{
     // SCHED_IDLE would be lower still, but a thread that holds a lock might
     // then not run at all while others are busy and wait for it.
     struct sched_param none = {.sched_priority = 0};
     (void)pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
     id_t tid = (id_t)syscall(SYS_gettid);
-    (void)setpriority(PRIO_PROCESS, tid, 19);
+    if (getpriority(PRIO_PROCESS, tid) < nice)
+        (void)setpriority(PRIO_PROCESS, tid, nice);
     (void)syscall(SYS_ioprio_set, IOPRIO_OF_THREAD, tid,
         IOPRIO_IDLE << IOPRIO_CLASS_SHIFT);
 }

@@ -127,8 +127,9 @@ def check_envelopes(client):
         ("no op", {"v": 1, "id": 1}, None),
         ("op of another type", dict(good, op=7), None),
         ("op nobody knows", dict(good, op="pong"), "unknown_op"),
-        ("op of a later version", dict(good, op="bank.train"),
-         "not_implemented"),
+        ("training of nothing", dict(good, op="bank.train",
+                                     args={"collection": "nowhere"}),
+         "not_found"),
         ("args of another type", dict(good, args=[]), None),
     ]
     for name, message, code in cases:

@@ -16,41 +16,18 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["MB_SOURCE_DIR"], "tests",
                                 "support"))
+from bankstore import SUBJECTS, documents, make_model, nodes, score
+from bankstore import make as make_store
 from session import Client, Daemon, check
 
-source = os.environ["MB_SOURCE_DIR"]
 build = os.environ["MB_BINARY_DIR"]
 folder = tempfile.mkdtemp(prefix="membank-banks-")
 MODEL = os.path.join(folder, "small.gguf")
-SUBJECTS = ["whale ship sea harpoon captain", "bread oven flour yeast baker",
-            "star planet orbit comet telescope", "violin cello string bow tune"]
-
-
-def documents():
-    out = []
-    for i in range(72):
-        words = SUBJECTS[i % 4].split()
-        text = " ".join(
-            f"The {words[(i + k) % 5]} number {i} meets the "
-            f"{words[(i + 2 * k + 1) % 5]} at noon." for k in range(4))
-        out.append({"id": f"d{i}", "title": f"{words[0]} {i}", "text": text})
-    return out
 
 
 def make(name):
-    """A store with a bank that nothing was trained on."""
     place = os.path.join(folder, name)
-    os.makedirs(place)
-    daemon = Daemon(place, "--model", MODEL)
-    client = Client(daemon)
-    client.result("create", name="c")
-    client.result("put", collection="c", documents=documents(),
-                  wait="searchable")
-    made = client.result("bank.build", collection="c",
-                         settings={"fan_out": 2, "levels": 2, "epochs": 2,
-                                   "hold_out": 4})
-    check(made["levels"] == 2 and made["nodes"] >= 4, made)
-    return place, daemon, client
+    return (place, *make_store(place, MODEL))
 
 
 def train(place, *options, kill_after=None):
@@ -66,18 +43,6 @@ def train(place, *options, kill_after=None):
         return None
     check(process.returncode == 0, "membank-train", process.returncode)
     return json.loads(out)
-
-
-def nodes(client):
-    status = client.result("bank.status", collection="c", nodes=True)
-    for node in status["node_list"]:
-        del node["trained_ms"]
-    return status
-
-
-def score(client, text, **memory):
-    return client.result("score", text=text, collection="c", memory=memory,
-                         per_token=True)
 
 
 def test_fresh(client):
@@ -127,10 +92,7 @@ def test_emptied(place, daemon, client):
 
 
 def test_all():
-    subprocess.run(
-        ["/usr/bin/python3",
-         os.path.join(source, "tests", "support", "make_model.py"), "random",
-         MODEL, "--shape", "small", "--tied"], check=True, stdout=subprocess.DEVNULL)
+    make_model(MODEL)
     gone = "d5"
     # One is trained, loses a document, and is trained again, with a kill.
     place, daemon, client = make("a")

@@ -94,8 +94,8 @@ class Client:
         return self.result("stats")["engine"]
 
 
-def wait_for(what, condition):
-    until = time.monotonic() + 30
+def wait_for(what, condition, seconds=30):
+    until = time.monotonic() + seconds
     while not condition():
         check(time.monotonic() < until, what, "took too long")
         time.sleep(0.01)

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""tests/integration/bank_train.py - a memory bank trained by the daemon.
+
+Whatever happens on the way (a budget, a pause, a restart, kill -9, a deletion),
+the bank ends up as one that was trained at a stretch, to the bit.
+ctest: timeout=600"""
+import os
+import shutil
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.environ["MB_SOURCE_DIR"], "tests",
+                                "support"))
+from bankstore import documents, make, make_model, nodes, score
+from session import Client, Daemon, check, wait_for
+
+folder = tempfile.mkdtemp(prefix="membank-bank-train-")
+MODEL = os.path.join(folder, "small.gguf")
+OPTIONS = ["--bank-checkpoint", "1", "--bank-nice", "0"]
+
+
+def start(place):
+    daemon = Daemon(place, "--model", MODEL, *OPTIONS)
+    return daemon, Client(daemon)
+
+
+def fresh(name, **settings):
+    place = os.path.join(folder, name)
+    return (place, *make(place, MODEL, *OPTIONS, **settings))
+
+
+def train(client, **args):
+    return client.result("bank.train", collection="c", wait=True, **args)
+
+
+def training(client):
+    return client.result("bank.status", collection="c")["training"]
+
+
+def steps(client):
+    now = training(client)
+    return now["step"] if now else 0
+
+
+def scores(client):
+    return [score(client, d["text"], bank=True)["per_token"]
+            for d in documents()[:12]]
+
+
+def at_a_stretch():
+    """The bank that all others are compared with, and its scores."""
+    _, daemon, client = fresh("whole")
+    check(client.error("bank.pause", collection="c")["code"] == "not_found")
+    done = train(client)
+    check(done["finished"] and done["done"] == done["subtrees"] > 0, done)
+    check(done["tokens"] > 0, done)
+    job = client.result("jobs")["jobs"][0]
+    check(job["kind"] == "train" and job["state"] == "done", job)
+    status = nodes(client)
+    check(status["states"]["ready"] == status["nodes"], status["states"])
+    check(status["helps"] and status["training"] is None, status)
+    check(train(client)["tokens"] == 0, "nothing is left to be trained")
+    got = scores(client)
+    used = client.result("bank.path", collection="c",
+                         text=documents()[0]["text"])["path"][0]["node"]
+    wait_for("the time of use", lambda: client.result(
+        "bank.path", collection="c",
+        text=documents()[0]["text"])["path"][0]["node"]["used_ms"] > 0)
+    check(used["attached"], used)
+    daemon.stop()
+    return status, got
+
+
+def test_budget_and_pause(whole):
+    place, daemon, client = fresh("parts")
+    part = train(client, tokens=1)
+    check(not part["finished"] and part["tokens"] > 1, part)
+    check(training(client) is None, "the budget is used up")
+    client.result("bank.train", collection="c")
+    check(client.result("bank.pause", collection="c")["paused"])
+    check(training(client)["paused"], training(client))
+    wait_for("the job to end", lambda: training(client)["job"] == 0)
+    tokens = client.result("bank.status", collection="c")["trained_segments"]
+    daemon.stop()
+    daemon, client = start(place)
+    check(training(client)["paused"], "a pause outlives the daemon")
+    client.result("bank.disable", collection="c", node=1)
+    client.result("bank.pause", collection="c", pause=False)
+    wait_for("the end", lambda: training(client) is None, 200)
+    status = nodes(client)
+    check(status["node_list"][0]["disabled"], "training undoes no wish")
+    check(tokens <= status["trained_segments"], status)
+    client.result("bank.disable", collection="c", node=1, disable=False)
+    compare(client, whole)
+    daemon.stop()
+
+
+def test_kill(whole):
+    place, daemon, client = fresh("killed")
+    client.result("bank.train", collection="c", seconds=3600)
+    for at in (1, 3):
+        wait_for("some steps", lambda: steps(client) >= at
+                 or training(client) is None)
+        daemon.kill()
+        daemon, client = start(place)
+        check(client.result("verify")["broken"] == 0, "verify")
+    wait_for("the end", lambda: training(client) is None, 200)
+    compare(client, whole)
+    daemon.stop()
+
+
+def compare(client, whole):
+    status = nodes(client)
+    check(status == whole[0], "as trained at a stretch", status, whole[0])
+    check(scores(client) == whole[1], "the same bits")
+
+
+def test_purge():
+    """Blocks that saw a document become those of a bank that never did."""
+    _, daemon, client = fresh("forgets")
+    train(client, generic=True)
+    generic = nodes(client)
+    check(generic["generic"]["after"] < generic["generic"]["before"], generic)
+    check(generic["generic"]["held_out"] == generic["held_out"] and
+          generic["generic"]["before"] == generic["before"],
+          "judged by the same text", generic)
+    check(not generic["node_list"][-1]["attached"], "it is but a control")
+    client.result("delete", collection="c", ids=["d5"])
+    check(nodes(client)["states"]["stale"] == 2, "a path is stale")
+    check(nodes(client)["generic"]["state"] == "stale", "it saw all texts")
+    done = client.result("bank.purge", collection="c", wait=True)
+    check(done["finished"] and done["subtrees"] == 1, done)
+    mine = nodes(client)
+    check(mine["states"]["stale"] == 0, mine["states"])
+    check(mine["generic"]["state"] == "fresh" and
+          mine["generic"]["bytes"] == 0, mine["generic"])
+    # Half trained, too: nothing of it stays.
+    got = scores(client)
+    daemon.stop()
+    _, daemon, client = fresh("never-saw")
+    client.result("delete", collection="c", ids=["d5"])
+    train(client)
+    theirs = nodes(client)
+    for status in (mine, theirs):
+        del status["generic"]
+        status["node_list"] = [n for n in status["node_list"] if n["level"]]
+    check(mine == theirs, "as if it had never been there", mine, theirs)
+    check(got == scores(client), "the same bits")
+    daemon.stop()
+
+
+try:
+    make_model(MODEL)
+    at_once = at_a_stretch()
+    test_budget_and_pause(at_once)
+    test_kill(at_once)
+    test_purge()
+finally:
+    shutil.rmtree(folder, ignore_errors=True)
