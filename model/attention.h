@@ -88,5 +88,8 @@ void partial_finish(
 extern const struct attention attention_plain;
 void attention_plain_store(struct slice_shape shape, uint8_t *slice, size_t row,
     const float *key, const float *value);
+/* A row as it was stored. */
+void attention_plain_read(struct slice_shape shape, const uint8_t *slice,
+    size_t row, float *key, float *value);
 
 #endif

@@ -47,7 +47,7 @@ are_modes_known(const struct mb_context_modes *modes)
 {
     return k_of(modes) <= MB_CONTEXT_MAX_K &&
            modes->prefill <= MB_SELECT_CHUNK &&
-           modes->decode <= MB_SELECT_CHUNK;
+           modes->decode <= MB_SELECT_CHUNK && modes->tail <= MB_TAIL_LANDMARK;
 }
 
 static mb_status
@@ -68,6 +68,10 @@ check_options(const struct mb_decoder *decoder,
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "context: k is %zu, at most %d; or a mode that is not known",
             k_of(&o->modes), MB_CONTEXT_MAX_K);
+    if (o->modes.tail != MB_TAIL_NONE && decoder->info.head_dim > TAIL_MAX_HEAD)
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "context: a tail needs heads of at most %u, the model's have %zu",
+            TAIL_MAX_HEAD, decoder->info.head_dim);
     return MB_OK;
 }
 
@@ -87,6 +91,7 @@ shape_of(const struct mb_decoder *decoder, const struct mb_context_options *o)
         .n_kv_heads = decoder->info.n_kv_heads,
         .head_dim = decoder->info.head_dim,
         .type = o->type,
+        .has_tail = o->modes.tail != MB_TAIL_NONE,
     };
     memcpy(shape.weights, o->weights, sizeof(shape.weights));
     return shape;
@@ -154,6 +159,8 @@ mb_context_new(const struct mb_decoder *decoder,
     ctx->block_bytes = record_block_bytes(&ctx->shape);
     ctx->sum_bytes = record_sum_bytes(&ctx->shape);
     landmark_init(&ctx->table, context_n_tables(ctx), ctx->shape.head_dim);
+    landmark_init(
+        &ctx->tails, context_n_tables(ctx), TAIL_PARTS * ctx->shape.head_dim);
     if (!make_window(ctx)) {
         mb_context_free(ctx);
         return mb_error_set(err, MB_ERR_NOMEM, "context: window");
@@ -168,10 +175,12 @@ mb_context_free(struct mb_context *ctx)
     if (!ctx)
         return;
     landmark_fini(&ctx->table);
+    landmark_fini(&ctx->tails);
     mb_free(ctx->memory);
     mb_free(ctx->landmarks);
     mb_free(ctx->tokens);
     mb_free(ctx->sums);
+    mb_free(ctx->statistics);
     mb_free(ctx->hits);
     mb_free(ctx->fetched);
     mb_free(ctx->touched);
@@ -223,7 +232,7 @@ mb_context_bytes(const struct mb_context *ctx)
            n * (ctx->block_bytes + landmarks +
                    BLOCK_TOKENS * sizeof(*ctx->tokens)) +
            (ctx->sums ? n * ctx->sum_bytes : 0) + ctx->capacity * a_block +
-           landmark_bytes(&ctx->table);
+           landmark_bytes(&ctx->table) + landmark_bytes(&ctx->tails);
 }
 
 const uint32_t *
@@ -254,6 +263,8 @@ static mb_status
 reserve(struct mb_context *ctx, size_t n, struct mb_error *err)
 {
     mb_status st = landmark_reserve(&ctx->table, n);
+    if (st == MB_OK && ctx->shape.has_tail)
+        st = landmark_reserve(&ctx->tails, n);
     if (st == MB_OK && n > ctx->capacity) {
         size_t want = ctx->capacity > 0 ? 2 * ctx->capacity : 64;
         if (want < n)
@@ -280,6 +291,15 @@ reserve(struct mb_context *ctx, size_t n, struct mb_error *err)
                : mb_error_set(err, st, "context: landmarks of %zu blocks", n);
 }
 
+/* Take in a committed block's sum; there is room. */
+static void
+append(struct mb_context *ctx, struct mb_slice sum)
+{
+    landmark_append(&ctx->table, record_landmarks(sum));
+    if (ctx->shape.has_tail)
+        landmark_append(&ctx->tails, record_tails(&ctx->shape, sum));
+}
+
 mb_status
 mb_context_restore(
     struct mb_context *ctx, struct mb_slice sum, struct mb_error *err)
@@ -295,7 +315,7 @@ mb_context_restore(
     if (st == MB_OK)
         st = reserve(ctx, n + 1, err);
     if (st == MB_OK)
-        landmark_append(&ctx->table, record_landmarks(sum));
+        append(ctx, sum);
     return st;
 }
 
@@ -387,16 +407,28 @@ cut_window(struct mb_context *ctx, size_t n)
 
 /* ---- records of the window ---- */
 
+/* Statistics (tables, 3, head_dim) of a block of the window. */
+static void
+measure_block(struct mb_context *ctx, size_t block)
+{
+    struct slice_shape shape = {ctx->shape.type, ctx->shape.head_dim};
+    for (size_t t = 0; t < context_n_tables(ctx); t++)
+        tail_measure(shape, context_slice(ctx, block, t),
+            ctx->statistics + t * TAIL_PARTS * shape.head_dim);
+}
+
 mb_status
 mb_context_tail(struct mb_context *ctx, struct mb_context_segment *out,
     struct mb_error *err)
 {
     size_t n = (ctx->n_tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
-    if (!ctx->sums) {
+    if (!ctx->sums)
         ctx->sums = mb_calloc(ctx->options.segment_blocks, ctx->sum_bytes);
-        if (!ctx->sums)
-            return mb_error_set(err, MB_ERR_NOMEM, "context: records");
-    }
+    if (!ctx->statistics)
+        ctx->statistics = mb_calloc(context_n_tables(ctx) * TAIL_PARTS,
+            ctx->shape.head_dim * sizeof(float));
+    if (!ctx->sums || !ctx->statistics)
+        return mb_error_set(err, MB_ERR_NOMEM, "context: records");
     for (size_t i = 0; i < n; i++) {
         uint8_t *block = ctx->window + i * ctx->block_bytes;
         uint8_t *sum = ctx->sums + i * ctx->sum_bytes;
@@ -406,10 +438,12 @@ mb_context_tail(struct mb_context *ctx, struct mb_context_segment *out,
         if (n_tokens < BLOCK_TOKENS) // it has no landmark yet
             memset(context_landmark(ctx, i, 0), 0,
                 context_n_tables(ctx) * ctx->shape.head_dim * sizeof(float));
+        if (ctx->shape.has_tail)
+            measure_block(ctx, i);
         record_seal_block(block, ctx->block_bytes, &ctx->shape,
             ctx->table.n + i, tokens, n_tokens);
         record_write_sum(sum, ctx->sum_bytes, &ctx->shape, ctx->table.n + i,
-            tokens, n_tokens, context_landmark(ctx, i, 0));
+            tokens, n_tokens, context_landmark(ctx, i, 0), ctx->statistics);
         ctx->block_views[i] = mb_slice_of(block, ctx->block_bytes);
         ctx->sum_views[i] = mb_slice_of(sum, ctx->sum_bytes);
     }
@@ -441,7 +475,7 @@ mb_context_commit(struct mb_context *ctx, struct mb_error *err)
     if (st != MB_OK)
         return st;
     for (size_t i = 0; i < segment.n_blocks; i++)
-        landmark_append(&ctx->table, record_landmarks(segment.sums[i]));
+        append(ctx, segment.sums[i]);
     cut_window(ctx, 0);
     return MB_OK;
 }
@@ -561,6 +595,8 @@ mb_context_truncate(struct mb_context *ctx, uint64_t n, struct mb_error *err)
         return st;
     memset(ctx->hits + keep, 0, (ctx->table.n - keep) * sizeof(*ctx->hits));
     landmark_truncate(&ctx->table, keep);
+    if (ctx->shape.has_tail)
+        landmark_truncate(&ctx->tails, keep);
     return MB_OK;
 }
 
@@ -572,6 +608,8 @@ copy_table(struct mb_context *to, const struct mb_context *from, size_t n,
     mb_status st = n > 0 ? reserve(to, n, err) : MB_OK;
     if (st == MB_OK)
         landmark_copy(&to->table, &from->table, n);
+    if (st == MB_OK && to->shape.has_tail)
+        landmark_copy(&to->tails, &from->tails, n);
     return st;
 }
 

@@ -5,6 +5,7 @@
  *   context_record.c  records as bytes
  *   context_memory.c  memory as a source
  *   landmark.c        the table of landmark keys, scores, choosing
+ *   tail.c            blocks that are not chosen, by statistics
  *   pass_context.c    rows of contexts in a pass
  *
  * The window is laid out as the records that it becomes: `segment_blocks`
@@ -28,6 +29,7 @@
 #include "decoder.h"
 #include "landmark.h"
 #include "mb_context.h"
+#include "tail.h"
 
 #define BLOCK_TOKENS MB_CONTEXT_BLOCK_TOKENS
 
@@ -43,6 +45,7 @@ struct context_shape {
     size_t head_dim;
     mb_cache_type type;
     uint8_t weights[16];
+    bool has_tail; /* sums have statistics */
 };
 
 struct mb_context {
@@ -61,13 +64,16 @@ struct mb_context {
     float *landmarks; /* (segment_blocks, tables, head_dim), rounded to fp16 */
     mb_token_id *tokens; /* (segment_blocks * 63) */
     size_t n_tokens;
-    uint8_t *sums; /* (segment_blocks, sum_bytes), made when first wanted */
+    /* Made when first wanted: */
+    uint8_t *sums;     /* (segment_blocks, sum_bytes) */
+    float *statistics; /* (tables, 3, head_dim) of one block */
     struct mb_slice block_views[MB_CONTEXT_MAX_SEGMENT];
     struct mb_slice sum_views[MB_CONTEXT_MAX_SEGMENT];
 
     /* What is committed. */
     struct landmark_table table;
-    uint32_t *hits; /* (capacity) */
+    struct landmark_table tails; /* statistics, 3 * head_dim, where wanted */
+    uint32_t *hits;              /* (capacity) */
 
     /* Blocks that the running pass has fetched: where their records lie, NULL
      * for all others. */
@@ -134,10 +140,12 @@ void context_took(struct mb_context *ctx, const mb_token_id *tokens, size_t n);
 void record_seal_block(uint8_t *record, size_t size,
     const struct context_shape *shape, uint64_t ordinal,
     const mb_token_id *tokens, size_t n_tokens);
-/* Write a sum record with landmarks (tables, head_dim). */
+/* Write a sum record with landmarks (tables, head_dim) and, where the shape has
+ * a tail, statistics (tables, 3, head_dim). */
 void record_write_sum(uint8_t *record, size_t size,
     const struct context_shape *shape, uint64_t ordinal,
-    const mb_token_id *tokens, size_t n_tokens, const float *landmarks);
+    const mb_token_id *tokens, size_t n_tokens, const float *landmarks,
+    const float *tails);
 /* Sizes of records. */
 size_t record_block_bytes(const struct context_shape *shape);
 size_t record_sum_bytes(const struct context_shape *shape);
@@ -148,5 +156,8 @@ MB_MUST_USE mb_status record_check(const struct context_shape *shape,
     struct mb_context_record *out, struct mb_error *err);
 /* Landmark keys of a sum, (tables, head_dim) fp16, little-endian. */
 const uint8_t *record_landmarks(struct mb_slice sum);
+/* Its statistics, (tables, 3, head_dim). */
+const uint8_t *record_tails(
+    const struct context_shape *shape, struct mb_slice sum);
 
 #endif

@@ -4,7 +4,8 @@
  * A record, little-endian: a header of 64 bytes, 63 token ids (u32, unused ones
  * 0) and 4 bytes of padding, then either
  *     block  a slice for each layer and key-value head, as cache.h lays it out
- *     sum    a landmark key (head_dim, fp16) for each layer and key-value head
+ *     sum    a landmark key (head_dim, fp16) for each layer and key-value head;
+ *            in version 2 then statistics (3, head_dim, fp16) for each
  * Header: magic u32, version u32, weights 16 bytes, ordinal u64, type u8, 3
  * bytes 0, rows u16, tokens u16, layers u32, key-value heads u32, head_dim u32,
  * 4 bytes 0, checksum u64 over the other 56 bytes and all behind the header.
@@ -20,6 +21,7 @@
 #define BLOCK_MAGIC    0x4b4c424du /* "MBLK" */
 #define SUM_MAGIC      0x4d53424du /* "MBSM" */
 #define RECORD_VERSION 1u
+#define TAIL_VERSION   2u /* of a sum with statistics */
 
 enum {
     AT_VERSION = 4,
@@ -53,7 +55,8 @@ record_block_bytes(const struct context_shape *shape)
 size_t
 record_sum_bytes(const struct context_shape *shape)
 {
-    return RECORD_FRONT + n_keys(shape) * shape->head_dim * 2;
+    size_t parts = shape->has_tail ? 1 + TAIL_PARTS : 1;
+    return RECORD_FRONT + n_keys(shape) * shape->head_dim * 2 * parts;
 }
 
 /* ---- writing ---- */
@@ -71,7 +74,8 @@ write_front(uint8_t *record, uint32_t magic, const struct context_shape *shape,
 {
     memset(record, 0, RECORD_FRONT);
     mb_put_le32(record, magic);
-    mb_put_le32(record + AT_VERSION, RECORD_VERSION);
+    mb_put_le32(record + AT_VERSION,
+        magic == SUM_MAGIC && shape->has_tail ? TAIL_VERSION : RECORD_VERSION);
     memcpy(record + AT_WEIGHTS, shape->weights, sizeof(shape->weights));
     mb_put_le64(record + AT_ORDINAL, ordinal);
     record[AT_TYPE] = (uint8_t)shape->type;
@@ -96,12 +100,17 @@ record_seal_block(uint8_t *record, size_t size,
 void
 record_write_sum(uint8_t *record, size_t size,
     const struct context_shape *shape, uint64_t ordinal,
-    const mb_token_id *tokens, size_t n_tokens, const float *landmarks)
+    const mb_token_id *tokens, size_t n_tokens, const float *landmarks,
+    const float *tails)
 {
+    size_t n = n_keys(shape) * shape->head_dim;
     write_front(record, SUM_MAGIC, shape, ordinal, tokens, n_tokens);
-    for (size_t i = 0; i < n_keys(shape) * shape->head_dim; i++)
+    for (size_t i = 0; i < n; i++)
         mb_put_le16(
             record + RECORD_FRONT + 2 * i, mb_half_from_float(landmarks[i]));
+    for (size_t i = 0; shape->has_tail && i < TAIL_PARTS * n; i++)
+        mb_put_le16(
+            record + RECORD_FRONT + 2 * (n + i), mb_half_from_float(tails[i]));
     mb_put_le64(record + AT_CHECKSUM, checksum_of(record, size));
 }
 
@@ -111,6 +120,12 @@ record_landmarks(struct mb_slice sum)
     return sum.data + RECORD_FRONT;
 }
 
+const uint8_t *
+record_tails(const struct context_shape *shape, struct mb_slice sum)
+{
+    return record_landmarks(sum) + 2 * n_keys(shape) * shape->head_dim;
+}
+
 /* ---- reading ---- */
 
 static mb_status
@@ -118,13 +133,15 @@ read_header(
     const uint8_t *p, struct mb_context_record *out, struct mb_error *err)
 {
     uint32_t magic = mb_get_le32(p);
+    uint32_t version = mb_get_le32(p + AT_VERSION);
     if (magic != BLOCK_MAGIC && magic != SUM_MAGIC)
         return mb_error_set(
             err, MB_ERR_FORMAT, "context: no record of a block");
-    if (mb_get_le32(p + AT_VERSION) != RECORD_VERSION)
+    if (version != RECORD_VERSION &&
+        !(magic == SUM_MAGIC && version == TAIL_VERSION))
         return mb_error_set(err, MB_ERR_FORMAT,
             "context: a record of version %u, version %u is read here",
-            (unsigned)mb_get_le32(p + AT_VERSION), RECORD_VERSION);
+            (unsigned)version, RECORD_VERSION);
     *out = (struct mb_context_record){
         .is_sum = magic == SUM_MAGIC,
         .ordinal = mb_get_le64(p + AT_ORDINAL),
@@ -134,6 +151,7 @@ read_header(
         .n_layers = mb_get_le32(p + AT_LAYERS),
         .n_kv_heads = mb_get_le32(p + AT_KV_HEADS),
         .head_dim = mb_get_le32(p + AT_HEAD_DIM),
+        .has_tail = version == TAIL_VERSION,
     };
     memcpy(out->weights, p + AT_WEIGHTS, sizeof(out->weights));
     if (cache_value_bytes(out->type) == 0 || out->block_rows != MB_BLOCK_ROWS ||
@@ -203,6 +221,7 @@ mb_context_record_read(struct mb_slice bytes, bool is_deep,
         .n_kv_heads = r.n_kv_heads,
         .head_dim = r.head_dim,
         .type = r.type,
+        .has_tail = r.has_tail,
     };
     size_t want =
         r.is_sum ? record_sum_bytes(&shape) : record_block_bytes(&shape);
@@ -214,8 +233,8 @@ mb_context_record_read(struct mb_slice bytes, bool is_deep,
                        checksum_of(bytes.data, bytes.size))
         return mb_error_set(err, MB_ERR_CORRUPT,
             "context: checksum of block %llu", (unsigned long long)r.ordinal);
-    if (r.is_sum ? !are_finite(record_landmarks(bytes),
-                       n_keys(&shape) * shape.head_dim, true)
+    if (r.is_sum ? !are_finite(
+                       record_landmarks(bytes), (want - RECORD_FRONT) / 2, true)
                  : is_deep && !is_block_finite(&r, bytes.data + RECORD_FRONT))
         return mb_error_set(err, MB_ERR_CORRUPT,
             "context: block %llu has keys that are no numbers",
@@ -249,6 +268,10 @@ record_check(const struct context_shape *shape, struct mb_slice bytes,
             "context: block %llu has %u layers, %u heads of %u, type %d",
             (unsigned long long)ordinal, (unsigned)r.n_layers,
             (unsigned)r.n_kv_heads, (unsigned)r.head_dim, (int)r.type);
+    if (r.is_sum && r.has_tail != shape->has_tail)
+        return mb_error_set(err, MB_ERR_MISMATCH,
+            "context: block %llu was kept %s statistics for a tail",
+            (unsigned long long)ordinal, r.has_tail ? "with" : "without");
     if (out)
         *out = r;
     return MB_OK;

@@ -64,6 +64,12 @@ key_at(const struct landmark_table *t, size_t table, size_t block)
            2 * (table * t->head_dim * PANEL_BLOCKS + block % PANEL_BLOCKS);
 }
 
+const uint8_t *
+landmark_panel(const struct landmark_table *t, size_t table, size_t first)
+{
+    return key_at(t, table, first);
+}
+
 void
 landmark_append(struct landmark_table *t, const uint8_t *keys)
 {

@@ -42,6 +42,10 @@ void landmark_truncate(struct landmark_table *t, size_t n);
 /* Make the empty table `to`, which has room, one of the first n blocks. */
 void landmark_copy(
     struct landmark_table *to, const struct landmark_table *from, size_t n);
+/* Keys of the 64 blocks from `first` on, a multiple of 64: (head_dim, 64) fp16,
+ * of which those behind the last block are undefined, but finite. */
+const uint8_t *landmark_panel(
+    const struct landmark_table *t, size_t table, size_t first);
 /* One key (head_dim). */
 void landmark_key(
     const struct landmark_table *t, size_t table, size_t block, float *out);

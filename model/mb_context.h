@@ -94,11 +94,21 @@ typedef enum mb_select {
     MB_SELECT_CHUNK         /* each query head, all rows of the item */
 } mb_select;
 
+/* How a block that a row does not choose counts for it: by one row more in the
+ * softmax, which has the mean of the block's values. Its logit: */
+typedef enum mb_tail {
+    MB_TAIL_NONE = 0, /* it does not count: as in the paper */
+    MB_TAIL_MOMENTS,  /* from mean and variance of the block's keys */
+    MB_TAIL_LANDMARK  /* that of the block's landmark */
+} mb_tail;
+
 /* Zero stands for the default in [ ]. */
 struct mb_context_modes {
     size_t k;          /* blocks for each choice [4]; MB_CONTEXT_NONE: none */
     mb_select prefill; /* of rows of MB_ROWS_PREFILL */
     mb_select decode;  /* of rows of MB_ROWS_DECODE */
+    mb_tail tail;      /* others than none: sums are 3 vectors a key longer,
+                          in memory as well */
 };
 
 /* Zero stands for the default in [ ]. */
@@ -231,6 +241,7 @@ struct mb_context_record {
     uint32_t n_layers;
     uint32_t n_kv_heads;
     uint32_t head_dim;
+    bool has_tail;          /* of a sum: statistics for the tail */
     struct mb_slice tokens; /* (n_tokens) u32, little-endian, in the record */
 };
 

@@ -450,7 +450,7 @@ struct tile {
 size_t
 context_room_floats(size_t head_dim)
 {
-    return ATTENTION_MAX_ROWS * (3 * head_dim + 4);
+    return ATTENTION_MAX_ROWS * (3 * head_dim + 4) + tail_room_floats(head_dim);
 }
 
 static struct partial
@@ -575,6 +575,71 @@ attend_retrieved(struct tile *tile)
     }
 }
 
+/* What a query chose; NULL: nothing. */
+static const struct landmark_choice *
+chosen_by(const struct tile *tile, size_t i)
+{
+    const struct context_item *item = tile->item;
+    if (item->k == 0)
+        return NULL;
+    return &tile->pass->contexts.choices[choice_of(tile->pass, item,
+        tile->row + i % tile->n_rows - item->row,
+        tile->first_head + i / tile->n_rows)];
+}
+
+static bool
+has_chosen(const struct landmark_choice *choice, size_t block)
+{
+    for (size_t c = 0; choice && c < choice->n; c++) {
+        if (choice->ordinals[c] == block)
+            return true;
+    }
+    return false;
+}
+
+static void
+turn_to_slot(struct tile *tile, size_t i, size_t slot)
+{
+    const struct mb_pass *pass = tile->pass;
+    size_t row = tile->row + i % tile->n_rows;
+    turn(pass, query_of(pass, row, tile->first_head + i / tile->n_rows),
+        pass->rows[row].in_window + slot_distance(tile->item->k, slot),
+        tile->turned + i * pass->decoder->info.head_dim);
+}
+
+/* All blocks that were not chosen, by their statistics. Old ones stand in slot
+ * 0, the newest k each in its own, as when they are scored. */
+static void
+attend_tail(struct tile *tile, float *more)
+{
+    const struct mb_context *ctx = tile->item->ctx;
+    size_t dim = tile->pass->decoder->info.head_dim;
+    size_t n = tile->n_rows * tile->n_heads;
+    size_t old = ctx->table.n - tile->item->k;
+    const struct landmark_choice *skip[ATTENTION_MAX_ROWS];
+    const struct tail_view view = {&ctx->tails, &ctx->table,
+        tile->pass->attention, tile->table, ctx->options.modes.tail};
+    for (size_t i = 0; i < n; i++) {
+        skip[i] = chosen_by(tile, i);
+        turn_to_slot(tile, i, 0);
+    }
+    tail_attend(
+        &view, tile->turned, n, old, skip, &tile->all, tile->room, more);
+    for (size_t b = old; b < ctx->table.n; b++) {
+        for (size_t i = 0; i < n; i++) {
+            struct partial from = partial_at(tile->inside, i, dim);
+            struct partial to = partial_at(tile->all, i, dim);
+            if (has_chosen(skip[i], b))
+                continue;
+            turn_to_slot(
+                tile, i, landmark_scored_slot(ctx->table.n, tile->item->k, b));
+            *from.m = tail_block(&view, tile->turned + i * dim, b, from.o);
+            *from.l = 1;
+            partial_merge(&to, &from, 1, dim);
+        }
+    }
+}
+
 void
 context_attend(struct mb_pass *pass, size_t layer,
     const struct pass_piece *piece, size_t first_head, size_t n_heads,
@@ -604,6 +669,9 @@ context_attend(struct mb_pass *pass, size_t layer,
     attend_window(&tile);
     if (tile.item->k > 0)
         attend_retrieved(&tile);
+    if (tile.item->ctx->shape.has_tail &&
+        tile.item->ctx->table.n > tile.item->k)
+        attend_tail(&tile, p + 3 * n * dim + 4 * n);
     partial_finish(&tile.all, n, dim, tile.turned);
     for (size_t i = 0; i < n; i++) {
         size_t row = piece->row + i % piece->n;

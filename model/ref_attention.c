@@ -108,6 +108,25 @@ attention_plain_store(struct slice_shape shape, uint8_t *slice, size_t row,
     store_row(shape, values, row, row * shape.head_dim, 1, value);
 }
 
+static void
+read_row(struct slice_shape shape, const uint8_t *half, size_t row,
+    size_t first, size_t step, float *x)
+{
+    float scale =
+        shape.type == MB_CACHE_Q8_0 ? read_scale(half, shape, row) : 1;
+    for (size_t j = 0; j < shape.head_dim; j++)
+        x[j] = scale * read_value(shape.type, half, first + j * step);
+}
+
+void
+attention_plain_read(struct slice_shape shape, const uint8_t *slice, size_t row,
+    float *key, float *value)
+{
+    read_row(shape, slice, row, row, MB_BLOCK_ROWS, key);
+    read_row(
+        shape, values_of(shape, slice), row, row * shape.head_dim, 1, value);
+}
+
 /* ---- attention ---- */
 
 static float

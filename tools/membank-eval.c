@@ -59,6 +59,11 @@ static const struct mb_cli_option options[] = {
         "with landmarks: who chooses together while text is read: each row's "
         "head, a group of heads, a row, or a chunk's head",
         "chunk"},
+    {"tail", 0, "KIND", false,
+        "with landmarks: how blocks count that are not retrieved: none, "
+        "moments "
+        "(by mean and variance of their keys) or landmark (by their landmark)",
+        "none"},
     {"lengths", 0, "TOKENS,...", false, "with passkey: how long texts are",
         "1024,4096,8192,16384,32768"},
     {"prompts", 'n', "N", false, "with passkey: prompts of each length", "20"},

@@ -25,6 +25,7 @@ struct reference {
     const struct test_model *model;
     size_t segment; /* blocks */
     size_t k;
+    mb_tail tail;
     double (*keys)[KV][DIM]; /* (LAYERS * MAX_ROWS), not turned */
     double (*values)[KV][DIM];
     size_t n_rows;
@@ -154,6 +155,48 @@ see_block(const struct query *q, size_t block, double base, struct seen *seen)
     seen->z[seen->n++] = landmark_logit(q, block, base);
 }
 
+static double
+half(double x)
+{
+    return (double)mb_half_to_float(mb_half_from_float((float)x));
+}
+
+/* A block that was not chosen: one row of the mean of its values. Keys as they
+ * lie in their block; statistics are kept in fp16. */
+static void
+see_tail(const struct query *q, size_t block, double base, struct seen *seen)
+{
+    double mean[DIM] = {0};
+    double variance[DIM] = {0};
+    double at_base[DIM];
+    double key[DIM];
+    double z = landmark_logit(q, block, base);
+    double *o = seen->o[seen->n];
+    memset(o, 0, sizeof seen->o[0]);
+    for (size_t i = 0; i < 63; i++) {
+        turn(key_of(q, block * B + i), (double)i, key);
+        for (size_t j = 0; j < DIM; j++) {
+            mean[j] += key[j] / 63;
+            variance[j] += key[j] * key[j] / 63;
+            o[j] +=
+                q->r->values[q->layer * MAX_ROWS + block * B + i][q->kv][j] /
+                63;
+        }
+    }
+    for (size_t j = 0; j < DIM; j++) {
+        variance[j] = half(variance[j] - mean[j] * mean[j]);
+        mean[j] = half(mean[j]);
+        o[j] = half(o[j]);
+    }
+    if (q->r->tail == MB_TAIL_MOMENTS) {
+        turn(q->q, -base, at_base); // the query as the block's rows meet it
+        z = dot(at_base, mean) + log(63);
+        for (size_t j = 0; j < DIM; j++)
+            z += at_base[j] * at_base[j] / DIM * variance[j] / 2;
+    }
+    seen->z[seen->n++] = z;
+}
+
 /* The spec's slots: of n blocks the newest k have their own, older ones are
  * scored in slot 0. */
 static void
@@ -177,6 +220,9 @@ see_chosen(const struct query *q, size_t n, struct seen *seen)
     }
     size_t rank = 0;
     for (size_t b = 0; b < n; b++) {
+        double scored = b >= n - k ? (double)(b - (n - k) + 1) : 0;
+        if (!is_chosen[b] && q->r->tail != MB_TAIL_NONE)
+            see_tail(q, b, (scored - (double)(k + 1)) * (double)B, seen);
         if (!is_chosen[b])
             continue;
         double slot = (double)rank++ + (b >= n - k ? 1 : 0);
@@ -282,7 +328,8 @@ read_text(struct reference *r, double *nll, size_t n)
 
 /* The first n losses of a context; all but `max_far` are within `limit`. */
 static void
-check(size_t segment, size_t k, size_t n, double limit, size_t max_far)
+check(size_t segment, size_t k, mb_tail tail, size_t n, double limit,
+    size_t max_far)
 {
     static float got[TEST_TOKENS];
     static double want[N_TEXT];
@@ -293,11 +340,11 @@ check(size_t segment, size_t k, size_t n, double limit, size_t max_far)
         .landmark = TEST_LANDMARK,
         .type = MB_CACHE_F32,
         .segment_blocks = segment,
-        .modes = {.k = k},
+        .modes = {.k = k > 0 ? k : MB_CONTEXT_NONE, .tail = tail},
     };
     size_t n_far = 0;
     test_model_begin(&model, 600, 2);
-    struct reference r = {&model, segment, k, NULL, NULL, 0};
+    struct reference r = {&model, segment, k, tail, NULL, NULL, 0};
     r.keys = mb_calloc(LAYERS * MAX_ROWS, sizeof *r.keys);
     r.values = mb_calloc(LAYERS * MAX_ROWS, sizeof *r.values);
     assert_true(r.keys && r.values);
@@ -324,14 +371,14 @@ static void
 test_context_when_one_block_is_retrieved_then_as_formulas(void **state)
 {
     (void)state;
-    check(1, 1, N_TEXT, 2e-3, DRAWS);
+    check(1, 1, MB_TAIL_NONE, N_TEXT, 2e-3, DRAWS);
 }
 
 static void
 test_context_when_few_of_many_are_retrieved_then_as_formulas(void **state)
 {
     (void)state;
-    check(2, 3, N_TEXT, 2e-3, DRAWS);
+    check(2, 3, MB_TAIL_NONE, N_TEXT, 2e-3, DRAWS);
 }
 
 /* All blocks are chosen, each at its true place: the grouped softmax over the
@@ -340,7 +387,16 @@ static void
 test_context_when_all_are_retrieved_then_as_trained(void **state)
 {
     (void)state;
-    check(4, 4, 8 * (B - 1), 1e-4, 0);
+    check(4, 4, MB_TAIL_NONE, 8 * (B - 1), 1e-4, 0);
+}
+
+static void
+test_context_when_with_a_tail_then_as_formulas(void **state)
+{
+    (void)state;
+    check(1, 2, MB_TAIL_MOMENTS, N_TEXT, 2e-3, DRAWS);
+    check(2, 3, MB_TAIL_LANDMARK, N_TEXT, 2e-3, DRAWS);
+    check(2, 0, MB_TAIL_MOMENTS, N_TEXT, 2e-3, 0); // all blocks are its
 }
 
 int
@@ -352,6 +408,7 @@ main(void)
         cmocka_unit_test(
             test_context_when_few_of_many_are_retrieved_then_as_formulas),
         cmocka_unit_test(test_context_when_all_are_retrieved_then_as_trained),
+        cmocka_unit_test(test_context_when_with_a_tail_then_as_formulas),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

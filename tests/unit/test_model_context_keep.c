@@ -135,6 +135,29 @@ test_context_when_restored_then_same_bits(void **state)
 }
 
 static void
+test_context_when_restored_with_a_tail_then_same_bits(void **state)
+{
+    struct rig *rig = *state;
+    size_t plain =
+        mb_context_sum_bytes(rig->model.decoder, &rig->options) - 320;
+    rig->options.modes.tail = MB_TAIL_MOMENTS;
+    assert_int_equal(4 * plain,
+        mb_context_sum_bytes(rig->model.decoder, &rig->options) - 320);
+    check_restart(rig, MB_CACHE_F16);
+    // Sums of the one kind are none of the other.
+    struct mb_context *other = NULL;
+    struct mb_error err;
+    rig->options.modes.tail = MB_TAIL_NONE;
+    assert_ok(
+        mb_context_new(rig->model.decoder, &rig->options, NULL, &other, NULL));
+    assert_status(MB_ERR_MISMATCH,
+        mb_context_restore(other, mb_context_memory_sum(rig->memory, 0), &err),
+        &err);
+    assert_error_has(err, "statistics");
+    mb_context_free(other);
+}
+
+static void
 test_context_when_restored_of_int8_then_same_bits(void **state)
 {
     check_restart(*state, MB_CACHE_Q8_0);
@@ -621,6 +644,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_context_when_restored_then_same_bits),
+        TEST(test_context_when_restored_with_a_tail_then_same_bits),
         TEST(test_context_when_restored_of_int8_then_same_bits),
         TEST(test_context_when_tail_is_lost_then_rereading_gives_same_bits),
         TEST(test_context_when_cut_then_same_bits_as_never_read),

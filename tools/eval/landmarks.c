@@ -35,10 +35,12 @@ static mb_status
 read_modes(struct landmarks *l, const struct mb_cli *cli, struct mb_error *err)
 {
     static const char *const names[] = {"head", "group", "row", "chunk"};
+    static const char *const tails[] = {"none", "moments", "landmark"};
     struct mb_context_modes *modes = &l->options.modes;
     uint64_t k = 0;
     uint64_t segment = 0;
     size_t i;
+    size_t i_tail;
     mb_status st = mb_cli_u64(cli, "k", 0, MB_CONTEXT_MAX_K, &k, err);
 
     if (st == MB_OK)
@@ -47,10 +49,16 @@ read_modes(struct landmarks *l, const struct mb_cli *cli, struct mb_error *err)
     if (st != MB_OK)
         return st;
     l->select = mb_cli_str(cli, "select");
+    l->tail = mb_cli_str(cli, "tail");
     i = place_of(l->select, names, 4);
     if (i == 4)
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "--select %s: head, group, row or chunk", l->select);
+    i_tail = place_of(l->tail, tails, 3);
+    if (i_tail == 3)
+        return mb_error_set(err, MB_ERR_BAD_ARG,
+            "--tail %s: none, moments or landmark", l->tail);
+    modes->tail = (mb_tail)i_tail;
     modes->k = k > 0 ? (size_t)k : MB_CONTEXT_NONE;
     modes->prefill = (mb_select)i;
     modes->decode = i == MB_SELECT_CHUNK ? MB_SELECT_ROW_HEAD : (mb_select)i;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tools/eval/landmarks.h - a context in memory, as options ask for it.
  *
- * Options of the program's table that are read here: k, segment, select, cache.
+ * Options of the program's table that are read here: k, segment, select, tail,
+ * cache.
  * Threads: the main thread. */
 #ifndef TOOLS_EVAL_LANDMARKS_H
 #define TOOLS_EVAL_LANDMARKS_H
@@ -14,6 +15,7 @@ struct landmarks {
     struct mb_context_memory *memory;
     struct mb_context *ctx;
     const char *select; /* how --select was spelt */
+    const char *tail;   /* and --tail */
 };
 
 /* "f16", "q8_0" or "f32" of --cache. Errors: BAD_ARG. */

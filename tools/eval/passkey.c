@@ -519,6 +519,7 @@ print_json(const struct passkey *p, uint64_t length, const struct totals *t)
     json_kv_u64(&w, "k", landmarks_k(&p->landmarks));
     json_kv_u64(&w, "segment", p->landmarks.options.segment_blocks);
     json_kv_cstr(&w, "select", p->landmarks.select);
+    json_kv_cstr(&w, "tail", p->landmarks.tail);
     json_kv_cstr(&w, "cache", mb_cli_str(p->cli, "cache"));
     json_kv_f64(&w, "right", part_of(t->n_right, t->n));
     json_kv_f64(&w, "found", part_of(t->n_found, t->n));

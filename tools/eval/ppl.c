@@ -321,9 +321,10 @@ print_header(const struct ppl *p, const struct mb_decoder_info *info)
 {
     (void)printf("%s: %s, %s, ", p->path, info->arch, info->weights);
     if (p->has_landmarks)
-        (void)printf("landmarks, segments of %zu blocks, %zu retrieved by %s",
+        (void)printf(
+            "landmarks, segments of %zu blocks, %zu retrieved by %s, tail %s",
             p->landmarks.options.segment_blocks, landmarks_k(&p->landmarks),
-            p->landmarks.select);
+            p->landmarks.select, p->landmarks.tail);
     else
         (void)printf("windows of %llu every %llu tokens",
             (unsigned long long)p->window, (unsigned long long)p->stride);
@@ -370,6 +371,7 @@ print_json(const struct ppl *p, const char *file)
         json_kv_u64(&w, "k", landmarks_k(&p->landmarks));
         json_kv_u64(&w, "segment", p->landmarks.options.segment_blocks);
         json_kv_cstr(&w, "select", p->landmarks.select);
+        json_kv_cstr(&w, "tail", p->landmarks.tail);
     } else {
         json_kv_u64(&w, "window", p->window);
         json_kv_u64(&w, "stride", p->stride);
