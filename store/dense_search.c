@@ -9,7 +9,8 @@
  *   enough of them were read, or the next one is much further than the first
  *   was, and k were found. A filter raises their number: what it lets through
  *   lies further out.
- * The int8 scan keeps the best RESCORE(k) rows; their fp16 values decide.
+ * The int8 scan keeps the best RESCORE(k) rows; their fp16 values decide, but
+ * where the vectors are only part of a search (is_part).
  * The filter is tested inside the scan, so that k are found if k exist.
  *
  * Mean and deviation of the cosine are estimated for the whole collection even
@@ -25,6 +26,8 @@
 /* Rows kept for rescoring: int8 scores alone misplace neighbours that are
  * closer to each other than about 0.001. */
 #define RESCORE(k) ((k) + (k) / 8 + 12)
+/* Records that are found before they are read. */
+#define SCORE_BATCH 16
 /* A lookup of one segment costs as much as passing over this many rows. */
 #define DIRECT_COST 300
 /* nprobe grows with the filter's selectivity s as s to minus this. */
@@ -118,6 +121,15 @@ compare_results(const void *a, const void *b)
     const struct candidate *y = (const struct candidate *)b;
 
     return is_worse(y, x) ? -1 : is_worse(x, y) ? 1 : 0;
+}
+
+/* Do the exact scores decide? A caller that has candidates from elsewhere too
+ * reads those of all of them itself, and a candidate more or less at the end of
+ * the list is nothing to it. */
+static bool
+is_exact(const struct search *s)
+{
+    return !s->q->is_part || s->q->exact;
 }
 
 /* ---- scanning ---- */
@@ -346,9 +358,13 @@ reach_of(const struct search *s, double selectivity)
     if (s->q->exact) {
         return (struct reach){n_leaves, n_leaves, INFINITY};
     }
-    if (by_gap && s->q->filter == NULL && !s->q->is_part) {
-        return (struct reach){
-            dense_least_leaves(probing), probing->nprobe, probing->gap};
+    if (by_gap && s->q->filter == NULL) {
+        uint32_t least = dense_least_leaves(probing);
+
+        return s->q->is_part
+                   ? (struct reach){(least + 3) / 4, (probing->nprobe + 1) / 2,
+                         probing->gap / 2}
+                   : (struct reach){least, probing->nprobe, probing->gap};
     }
     if (by_gap && probing->nprobe < n_leaves) {
         n /= DENSE_MOST_PROBED;
@@ -410,6 +426,38 @@ compare_segments(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* Exact scores of at most SCORE_BATCH segments, best in rising order; NaN where
+ * there is no vector. Their records lie anywhere in the map: all are found and
+ * asked for before the first is read. Errors: CORRUPT, IO (*at: whose). */
+static mb_status
+score_batch(const struct dense_target *t, struct kv_cursor *c,
+    const float *vector, struct candidate *batch, size_t n, mb_segno *at)
+{
+    const size_t dim = t->record.dim;
+    const uint8_t *values[SCORE_BATCH];
+
+    for (size_t i = 0; i < n; i++) {
+        mb_status st = embedding_find(
+            c, t->coll, t->generation, batch[i].segno, dim, &values[i]);
+
+        if (st == MB_ERR_NOT_FOUND) {
+            values[i] = NULL;
+        } else if (st != MB_OK) {
+            *at = batch[i].segno;
+            return st;
+        }
+        for (size_t b = 0; values[i] != NULL && b < 2 * dim; b += 64) {
+            __builtin_prefetch(values[i] + b);
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        batch[i].score = values[i] != NULL ? dense_kernels(t->cache)->dot_f16(
+                                                 vector, values[i], dim)
+                                           : NAN;
+    }
+    return MB_OK;
+}
+
 /* fp16 scores in place of int8 ones. In order of segments: neighbours in a
  * document are often close in meaning, and then lie on the same page. */
 static mb_status
@@ -422,18 +470,21 @@ rescore(struct search *s, struct mb_error *err)
         return mb_error_set(err, st, "open vectors");
     }
     qsort(s->heap, s->n_heap, sizeof(*s->heap), compare_segments);
-    for (size_t i = 0; i < s->n_heap; i++) {
-        const uint8_t *values;
+    for (size_t i = 0; st == MB_OK && i < s->n_heap; i += SCORE_BATCH) {
+        size_t n = s->n_heap - i < SCORE_BATCH ? s->n_heap - i : SCORE_BATCH;
+        mb_segno at = 0;
 
-        st = embedding_find(
-            c, s->t->coll, s->t->generation, s->heap[i].segno, s->dim, &values);
-        if (st != MB_OK) {
-            st = mb_error_set(err, st == MB_ERR_NOT_FOUND ? MB_ERR_CORRUPT : st,
-                "vector of segment %u is in a list but cannot be read",
-                s->heap[i].segno);
-            break;
+        st = score_batch(s->t, c, s->q->vector, s->heap + i, n, &at);
+        for (size_t j = i; st == MB_OK && j < i + n; j++) {
+            if (isnan(s->heap[j].score)) {
+                at = s->heap[j].segno;
+                st = MB_ERR_CORRUPT;
+            }
         }
-        s->heap[i].score = s->kernels->dot_f16(s->q->vector, values, s->dim);
+        if (st != MB_OK) {
+            st = mb_error_set(err, st,
+                "vector of segment %u is in a list but cannot be read", at);
+        }
     }
     kv_cursor_close(c);
     return st;
@@ -485,7 +536,7 @@ search_init(struct search *s, const struct dense_target *t,
     s->kernels = dense_kernels(t->cache);
     s->dim = q->dim;
     s->stride = scan_stride(q->dim);
-    s->max_heap = RESCORE((size_t)most);
+    s->max_heap = is_exact(s) ? RESCORE((size_t)most) : (size_t)most;
     s->codes = mb_arena_alloc(arena, s->stride);
     s->heap = mb_arena_alloc(arena, s->max_heap * sizeof(*s->heap));
     s->dots = mb_arena_alloc(arena, rows * sizeof(*s->dots));
@@ -520,7 +571,7 @@ search_lists(struct search *s, double selectivity, struct mb_arena *arena,
             weight, err);
     }
     kv_cursor_close(c);
-    return st == MB_OK ? rescore(s, err) : st;
+    return st == MB_OK && is_exact(s) ? rescore(s, err) : st;
 }
 
 mb_status
@@ -633,19 +684,22 @@ dense_score(struct mb_snapshot *snap, const struct mb_collection *coll,
     if (st != MB_OK) {
         return mb_error_set(err, st, "open vectors");
     }
-    for (size_t i = 0; i < n; i++) {
-        const uint8_t *values;
+    for (size_t i = 0; st == MB_OK && i < n; i += SCORE_BATCH) {
+        size_t n_batch = n - i < SCORE_BATCH ? n - i : SCORE_BATCH;
+        struct candidate batch[SCORE_BATCH];
+        mb_segno at = 0;
 
-        st = embedding_find(
-            c, coll->id, coll->generation, segnos[i], dim, &values);
-        if (st == MB_OK) {
-            scores[i] =
-                dense_kernels(snap->dense)->dot_f16(vector, values, dim);
-        } else if (st != MB_ERR_NOT_FOUND) {
-            st = mb_error_set(err, st, "vector of segment %u", segnos[i]);
-            break;
+        for (size_t j = 0; j < n_batch; j++) {
+            batch[j] = (struct candidate){segnos[i + j], NAN};
+        }
+        st = score_batch(&t, c, vector, batch, n_batch, &at);
+        if (st != MB_OK) {
+            st = mb_error_set(err, st, "vector of segment %u", at);
+        }
+        for (size_t j = 0; st == MB_OK && j < n_batch; j++) {
+            scores[i + j] = batch[j].score;
         }
     }
     kv_cursor_close(c);
-    return st == MB_ERR_NOT_FOUND ? MB_OK : st;
+    return st;
 }
