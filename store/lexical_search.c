@@ -26,6 +26,8 @@
 #define N_GROUPS  ((LEX_LENGTHS + MET_GROUP - 1) / MET_GROUP)
 /* A look-up costs about as much as this many postings read in a row. */
 #define LOOKUP_COST 6
+/* Postings that are scored together; LEX_BLOCK is a multiple. */
+#define GROUP 16
 
 /* The best k so far. An entry is score << 32 | ~segno: higher is better. */
 struct heap {
@@ -151,23 +153,60 @@ order_lists(struct search *s)
     return MB_OK;
 }
 
+/* Postings of an unpacked block from l->pos on that lie before `end`. */
+static uint32_t
+count_before(const struct lex_list *l, uint32_t end)
+{
+    uint32_t n = l->block.n - l->pos;
+    if (l->block.last < end)
+        return n;
+    n = 0;
+    while (l->pos + n < l->block.n && l->segnos[l->pos + n] < end) {
+        n++;
+    }
+    return n;
+}
+
+/* lex_posting_score of GROUP postings, so that compilers make vectors of it. */
+static void
+score_group(float weight, float norm_base, float norm_slope,
+    const int32_t tfs[restrict GROUP], const int32_t lengths[restrict GROUP],
+    int32_t scores[restrict GROUP])
+{
+    for (size_t i = 0; i < GROUP; i++) {
+        float t = (float)tfs[i];
+        float norm = norm_base + norm_slope * (float)lengths[i];
+        scores[i] = (int32_t)(weight * t / (t + norm)) + 1;
+    }
+}
+
 /* Add the postings of the block that lie in the window to the scores. */
 static void
 add_block(struct search *s, struct lex_list *l)
 {
-    const float weight = l->weight;
-    const float base = s->q.norm_base;
-    const float slope = s->q.norm_slope;
-    uint32_t i = l->pos;
-    for (; i < l->block.n; i++) {
-        uint32_t d = l->segnos[i] - s->base;
-        if (d >= LEX_LENGTHS)
-            break;
-        s->scores[d] +=
-            lex_posting_score(weight, base, slope, l->tfs[i], length_at(s, d));
+    const uint32_t n = count_before(l, s->base + LEX_LENGTHS);
+    const uint32_t *segnos = l->segnos + l->pos;
+    int32_t lengths[LEX_BLOCK];
+    int32_t tfs[LEX_BLOCK];
+    int32_t scores[LEX_BLOCK];
+    for (uint32_t i = 0; i < n; i++) {
+        tfs[i] = l->tfs[l->pos + i];
+        lengths[i] = (int32_t)length_at(s, segnos[i] - s->base);
+    }
+    for (uint32_t i = n; i % GROUP != 0; i++) {
+        tfs[i] = 1;
+        lengths[i] = 1;
+    }
+    for (uint32_t i = 0; i < n; i += GROUP) {
+        score_group(l->weight, s->q.norm_base, s->q.norm_slope, tfs + i,
+            lengths + i, scores + i);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t d = segnos[i] - s->base;
+        s->scores[d] += scores[i];
         s->met[d / MET_GROUP] = 1;
     }
-    l->pos = i;
+    l->pos += n;
 }
 
 /* Add all postings of a list in the window; those of blocks that cannot lift a
