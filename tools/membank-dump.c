@@ -33,6 +33,8 @@ static const struct mb_cli_example examples[] = {
         "the top of the cluster tree with its terms"},
     {"membank-dump --store db -c notes document README.md --text",
         "the text of a document"},
+    {"membank-dump --store db -c notes banks",
+        "memory blocks of a collection, and how much they help"},
     {"membank-dump --store db context book",
         "what a context is made of, and what its last answer looked at"},
     {"membank-dump --store db verify",
@@ -56,13 +58,16 @@ static const struct mb_cli_program program = {
         "  document ID      metadata, segments, text\n"
         "  segment N        text, terms, vector\n"
         "  block N          a token block of a collection (none are kept yet)\n"
-        "  bank             memory blocks (none are kept yet)\n"
+        "  banks            memory banks: blocks as a tree, what each "
+        "gained\n"
+        "  bank NODE        one memory block (a number, or generic): losses, "
+        "weights\n"
         "  contexts         long contexts and their sizes\n"
         "  context NAME     one: blocks, bytes, what was retrieved when\n"
         "  stats            sizes of file and tables\n"
         "  verify           check every record, name the broken ones\n"
         "  html OUT.html    a page that shows collections, clusters, "
-        "segments\n\n"
+        "segments, banks\n\n"
         "The page is one file without references to others. It holds the text "
         "of a sample of segments of each cluster, --max-text bytes at most, "
         "and says how many are left out.",
@@ -84,7 +89,8 @@ static const struct view views[] = {
     {"document", "ID", view_document},
     {"segment", "N", view_segment},
     {"block", "N", view_block},
-    {"bank", NULL, view_bank},
+    {"banks", NULL, view_banks},
+    {"bank", "NODE", view_bank},
     {"contexts", NULL, view_contexts},
     {"context", "NAME", view_context},
     {"stats", NULL, view_stats},

@@ -12,7 +12,7 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.environ["MB_SOURCE_DIR"], "tests",
                                 "support"))
-from bankstore import documents, make, make_model, nodes, score
+from bankstore import documents, dump, hashes, make, make_model, nodes, score
 from session import Client, Daemon, check, wait_for
 
 folder = tempfile.mkdtemp(prefix="membank-bank-train-")
@@ -118,7 +118,7 @@ def compare(client, whole):
 
 def test_purge():
     """Blocks that saw a document become those of a bank that never did."""
-    _, daemon, client = fresh("forgets")
+    place, daemon, client = fresh("forgets")
     train(client, generic=True)
     generic = nodes(client)
     check(generic["generic"]["after"] < generic["generic"]["before"], generic)
@@ -135,10 +135,12 @@ def test_purge():
     check(mine["states"]["stale"] == 0, mine["states"])
     check(mine["generic"]["state"] == "fresh" and
           mine["generic"]["bytes"] == 0, mine["generic"])
-    # Half trained, too: nothing of it stays.
     got = scores(client)
+    test_dump(place, mine)
+    blocks = hashes(place)
+    check(len(blocks) == mine["nodes"], blocks)
     daemon.stop()
-    _, daemon, client = fresh("never-saw")
+    place, daemon, client = fresh("never-saw")
     client.result("delete", collection="c", ids=["d5"])
     train(client)
     theirs = nodes(client)
@@ -147,7 +149,28 @@ def test_purge():
         status["node_list"] = [n for n in status["node_list"] if n["level"]]
     check(mine == theirs, "as if it had never been there", mine, theirs)
     check(got == scores(client), "the same bits")
+    check(blocks == hashes(place), "all bytes of all blocks", blocks)
     daemon.stop()
+
+
+def test_dump(place, status):
+    """membank-dump tells what bank.status tells, and what is in a block."""
+    bank, *shown = dump(place, "banks")
+    check(abs(bank["after"] - status["after"]) < 1e-9, bank)
+    for node, known in zip(shown, status["node_list"]):
+        for key in ("node", "level", "state", "terms", "bytes", "with"):
+            check(node[key] == known[key], key, node, known)
+        gain = node["without"] - node["with"] if node["held_out"] else 0
+        check(abs(node["gain"] - gain) < 1e-9, node)
+    one = dump(place, "bank", "1")[0]
+    check(one["hash"] == shown[0]["hash"] and one["used_ms"] > 0, one)
+    check(len(one["norms"]) > 0 and
+          all(x > 0 for layer in one["norms"] for x in layer), one["norms"])
+    check(dump(place, "bank", "generic")[0]["state"] == "fresh", "generic")
+    page = os.path.join(place, "page.html")
+    dump(place, "html", page)
+    with open(page, encoding="utf-8") as file:
+        check('"norms":[[' in file.read(), "the page has the bank")
 
 
 try:

@@ -274,7 +274,7 @@ def dump(live):
                                             "collections"))}
     check(f"{when}: collections", c["papers"]["documents"] == 25 and
           c["vec"]["embedding"] == "client", c)
-    for view in (["stats"], ["bank"], ["contexts"], ["block", "1"]):
+    for view in (["stats"], ["banks"], ["contexts"], ["block", "1"]):
         run("membank-dump", *args, *view)
         lines_of(run("membank-dump", *args, "--json", *view))
     args += ["-c", "papers"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """tests/support/bankstore.py - a small collection with a memory bank, for the
 tests that train one: four subjects, a random model."""
+import json
 import os
 import subprocess
 
@@ -26,7 +27,8 @@ def make_model(path):
         ["/usr/bin/python3",
          os.path.join(os.environ["MB_SOURCE_DIR"], "tests", "support",
                       "make_model.py"), "random", path, "--shape", "small",
-         "--tied"], check=True, stdout=subprocess.DEVNULL)
+         "--tied", "--d-model", "64", "--n-heads", "4", "--d-ff", "128"],
+        check=True, stdout=subprocess.DEVNULL)
 
 
 def make(place, model, *options, **settings):
@@ -56,3 +58,17 @@ def nodes(client):
 def score(client, text, **memory):
     return client.result("score", text=text, collection="c", memory=memory,
                          per_token=True)
+
+
+def dump(place, *view):
+    """What membank-dump shows of the store, line by line."""
+    out = subprocess.run(
+        [os.path.join(os.environ["MB_BINARY_DIR"], "tools", "membank-dump"),
+         "--store", os.path.join(place, "store"), "--json", *view],
+        check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def hashes(place):
+    """Of the bytes of each block that is served, by node."""
+    return {n["node"]: n["hash"] for n in dump(place, "banks") if "hash" in n}

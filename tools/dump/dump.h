@@ -50,7 +50,6 @@ mb_status view_documents(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_document(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_segment(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_block(struct dump *d, const char *arg, struct mb_error *err);
-mb_status view_bank(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_stats(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_verify(struct dump *d, const char *arg, struct mb_error *err);
 
@@ -58,6 +57,14 @@ mb_status view_verify(struct dump *d, const char *arg, struct mb_error *err);
 
 mb_status view_contexts(struct dump *d, const char *arg, struct mb_error *err);
 mb_status view_context(struct dump *d, const char *arg, struct mb_error *err);
+
+/* ---- banks.c ---- */
+
+mb_status view_banks(struct dump *d, const char *arg, struct mb_error *err);
+mb_status view_bank(struct dump *d, const char *arg, struct mb_error *err);
+/* "bank": {...} into d->w, nothing if the collection has none. */
+mb_status page_bank(
+    struct dump *d, const struct mb_collection *coll, struct mb_error *err);
 
 /* ---- treeview.c ---- */
 

@@ -551,6 +551,8 @@ write_collection(struct page *p, struct mb_error *err)
     json_array_end(w);
     if (st == MB_OK)
         st = write_documents(p, &docs, err);
+    if (st == MB_OK)
+        st = page_bank(p->d, c, err);
     json_object_end(w);
     mb_free(docs.docnos);
     return st;

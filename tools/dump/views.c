@@ -535,14 +535,6 @@ view_block(struct dump *d, const char *arg, struct mb_error *err)
                : st;
 }
 
-mb_status
-view_bank(struct dump *d, const char *arg, struct mb_error *err)
-{
-    (void)arg;
-    return say_none(d, "banks",
-        "memory blocks are not trained yet; `tree` shows their clusters", err);
-}
-
 /* ---- stats ---- */
 
 static mb_status
