@@ -10,6 +10,8 @@
 
 #include <string.h>
 
+#include "context_hmt.h"
+#include "mb_companion.h"
 #include "pass.h"
 
 #define DEFAULT_K          4u
@@ -80,7 +82,10 @@ mb_context_span(const struct mb_context_options *options)
 {
     struct mb_context_options o = with_defaults(options);
     size_t k = k_of(&o.modes);
-    return (o.segment_blocks + (k > 0 ? k + 1 : 0)) * MB_BLOCK_ROWS;
+    size_t front = 0;
+    if (o.memory != MB_MEMORY_NONE && o.companion)
+        front = o.companion->n_sensory + (o.memory == MB_MEMORY_HMT ? 2 : 0);
+    return front + (o.segment_blocks + (k > 0 ? k + 1 : 0)) * MB_BLOCK_ROWS;
 }
 
 static struct context_shape
@@ -129,7 +134,8 @@ static bool
 make_window(struct mb_context *ctx)
 {
     size_t n = ctx->options.segment_blocks;
-    ctx->window = make_aligned(n * ctx->block_bytes, &ctx->memory);
+    size_t more = ctx->has_front_room ? 2 : 0;
+    ctx->window = make_aligned((n + more) * ctx->block_bytes, &ctx->memory);
     ctx->landmarks = mb_calloc(
         n * context_n_tables(ctx), ctx->shape.head_dim * sizeof(float));
     ctx->tokens = mb_calloc(n * BLOCK_TOKENS, sizeof(*ctx->tokens));
@@ -137,10 +143,10 @@ make_window(struct mb_context *ctx)
 }
 
 mb_status
-mb_context_new(const struct mb_decoder *decoder,
+context_new(const struct mb_decoder *decoder,
     const struct mb_context_options *options,
-    const struct mb_context_source *source, struct mb_context **out,
-    struct mb_error *err)
+    const struct mb_context_source *source, size_t n_front,
+    struct mb_context **out, struct mb_error *err)
 {
     struct mb_context_options o = with_defaults(options);
     mb_status st = check_options(decoder, &o, err);
@@ -161,12 +167,25 @@ mb_context_new(const struct mb_decoder *decoder,
     landmark_init(&ctx->table, context_n_tables(ctx), ctx->shape.head_dim);
     landmark_init(
         &ctx->tails, context_n_tables(ctx), TAIL_PARTS * ctx->shape.head_dim);
-    if (!make_window(ctx)) {
+    ctx->n_front = n_front;
+    ctx->has_front_room = n_front > 0 || o.memory != MB_MEMORY_NONE;
+    st = make_window(ctx) ? hmt_new(ctx, err)
+                          : mb_error_set(err, MB_ERR_NOMEM, "context: window");
+    if (st != MB_OK) {
         mb_context_free(ctx);
-        return mb_error_set(err, MB_ERR_NOMEM, "context: window");
+        return st;
     }
     *out = ctx;
     return MB_OK;
+}
+
+mb_status
+mb_context_new(const struct mb_decoder *decoder,
+    const struct mb_context_options *options,
+    const struct mb_context_source *source, struct mb_context **out,
+    struct mb_error *err)
+{
+    return context_new(decoder, options, source, 0, out, err);
 }
 
 void
@@ -174,6 +193,7 @@ mb_context_free(struct mb_context *ctx)
 {
     if (!ctx)
         return;
+    hmt_free(ctx->hmt);
     landmark_fini(&ctx->table);
     landmark_fini(&ctx->tails);
     mb_free(ctx->memory);
@@ -228,7 +248,8 @@ mb_context_bytes(const struct mb_context *ctx)
         context_n_tables(ctx) * ctx->shape.head_dim * sizeof(float);
     size_t a_block =
         sizeof(*ctx->hits) + sizeof(*ctx->fetched) + sizeof(*ctx->touched);
-    return sizeof(*ctx) +
+    return sizeof(*ctx) + hmt_bytes(ctx) +
+           (ctx->has_front_room ? 2 * ctx->block_bytes : 0) +
            n * (ctx->block_bytes + landmarks +
                    BLOCK_TOKENS * sizeof(*ctx->tokens)) +
            (ctx->sums ? n * ctx->sum_bytes : 0) + ctx->capacity * a_block +
@@ -300,6 +321,19 @@ append(struct mb_context *ctx, struct mb_slice sum)
         landmark_append(&ctx->tails, record_tails(&ctx->shape, sum));
 }
 
+/* Tokens of a block that stands before the window, or will. */
+static void
+note_tokens(struct mb_context *ctx, struct mb_slice record, size_t ordinal)
+{
+    struct mb_context_record r;
+    size_t i = ordinal % ctx->options.segment_blocks;
+    if (mb_context_record_read(record, false, &r, NULL) != MB_OK)
+        return; // it has been checked
+    for (size_t t = 0; t < r.n_tokens && t < BLOCK_TOKENS; t++)
+        ctx->hmt->before[i * BLOCK_TOKENS + t] =
+            (mb_token_id)mb_get_le32(r.tokens.data + 4 * t);
+}
+
 mb_status
 mb_context_restore(
     struct mb_context *ctx, struct mb_slice sum, struct mb_error *err)
@@ -316,6 +350,8 @@ mb_context_restore(
         st = reserve(ctx, n + 1, err);
     if (st == MB_OK)
         append(ctx, sum);
+    if (st == MB_OK && ctx->hmt)
+        note_tokens(ctx, sum, n);
     return st;
 }
 
@@ -456,13 +492,12 @@ mb_context_tail(struct mb_context *ctx, struct mb_context_segment *out,
     return MB_OK;
 }
 
-mb_status
-mb_context_commit(struct mb_context *ctx, struct mb_error *err)
+/* Hand the full window over with its memory. */
+static mb_status
+commit(struct mb_context *ctx, struct mb_slice memory, struct mb_error *err)
 {
     struct mb_context_segment segment;
     size_t n = ctx->table.n + ctx->options.segment_blocks;
-    if (mb_context_room(ctx) > 0)
-        return MB_OK;
     if (!ctx->source.commit || n > ctx->options.max_blocks)
         return mb_error_set(err, MB_ERR_TOO_LARGE,
             "context: no room for more than %zu tokens",
@@ -470,14 +505,27 @@ mb_context_commit(struct mb_context *ctx, struct mb_error *err)
     mb_status st = reserve(ctx, n, err);
     if (st == MB_OK)
         st = mb_context_tail(ctx, &segment, err);
+    segment.memory = memory;
     if (st == MB_OK)
         st = ctx->source.commit(ctx->source.arg, &segment, err);
+    if (st == MB_OK)
+        st = hmt_commit(ctx, memory, err);
     if (st != MB_OK)
         return st;
     for (size_t i = 0; i < segment.n_blocks; i++)
         append(ctx, segment.sums[i]);
     cut_window(ctx, 0);
     return MB_OK;
+}
+
+mb_status
+mb_context_commit(struct mb_context *ctx, struct mb_error *err)
+{
+    if (ctx->hmt)
+        return mb_error_set(
+            err, MB_ERR_BAD_ARG, "context: memories are made by a pass");
+    return mb_context_room(ctx) == 0 ? commit(ctx, (struct mb_slice){0}, err)
+                                     : MB_OK;
 }
 
 /* Put a checked record into block i of the window. */
@@ -576,9 +624,35 @@ load_window(struct mb_context *to, struct mb_context *from, size_t first,
     return st;
 }
 
+/* Tokens of the segment that ends with block `end` of `from`, into before; of
+ * the first nothing. */
+static mb_status
+load_before(struct mb_context *from, size_t end, mb_token_id *before,
+    struct mb_error *err)
+{
+    size_t n = from->options.segment_blocks;
+    mb_status st = MB_OK;
+    if (!from->hmt || end < n)
+        return MB_OK;
+    for (size_t i = 0; i < n && st == MB_OK; i++) {
+        struct mb_context_record record;
+        struct mb_slice bytes;
+        st = from->source.fetch(from->source.arg, end - n + i, &bytes, err);
+        if (st == MB_OK)
+            st = check_window_block(from, bytes, end - n + i, &record, err);
+        for (size_t t = 0; st == MB_OK && t < record.n_tokens; t++)
+            before[i * BLOCK_TOKENS + t] =
+                (mb_token_id)mb_get_le32(record.tokens.data + 4 * t);
+    }
+    if (from->source.release)
+        from->source.release(from->source.arg);
+    return st;
+}
+
 mb_status
 mb_context_truncate(struct mb_context *ctx, uint64_t n, struct mb_error *err)
 {
+    mb_token_id before[MB_CONTEXT_MAX_SEGMENT * BLOCK_TOKENS] = {0};
     uint64_t start = (uint64_t)ctx->table.n * BLOCK_TOKENS;
     if (n > mb_context_length(ctx))
         return mb_error_set(err, MB_ERR_BAD_ARG,
@@ -590,9 +664,13 @@ mb_context_truncate(struct mb_context *ctx, uint64_t n, struct mb_error *err)
     }
     size_t keep = (size_t)mb_context_blocks_of(&ctx->options, n);
     size_t rest = (size_t)(n - (uint64_t)keep * BLOCK_TOKENS);
-    mb_status st = load_window(ctx, ctx, keep, rest, err);
+    mb_status st = load_before(ctx, keep, before, err);
+    if (st == MB_OK)
+        st = load_window(ctx, ctx, keep, rest, err);
     if (st != MB_OK)
         return st;
+    if (ctx->hmt)
+        hmt_cut(ctx, keep / ctx->options.segment_blocks, before);
     memset(ctx->hits + keep, 0, (ctx->table.n - keep) * sizeof(*ctx->hits));
     landmark_truncate(&ctx->table, keep);
     if (ctx->shape.has_tail)
@@ -618,6 +696,7 @@ mb_context_fork(struct mb_context *ctx, uint64_t n,
     const struct mb_context_source *source, struct mb_context **out,
     struct mb_error *err)
 {
+    mb_token_id before[MB_CONTEXT_MAX_SEGMENT * BLOCK_TOKENS] = {0};
     struct mb_context *fork = NULL;
     uint64_t start = (uint64_t)ctx->table.n * BLOCK_TOKENS;
     size_t keep = (size_t)mb_context_blocks_of(&ctx->options, n);
@@ -640,12 +719,20 @@ mb_context_fork(struct mb_context *ctx, uint64_t n,
         memcpy(fork->tokens, ctx->tokens,
             segment_tokens(ctx) * sizeof(*ctx->tokens));
         cut_window(fork, (size_t)(n - start));
+        if (ctx->hmt)
+            memcpy(before, ctx->hmt->before,
+                segment_tokens(ctx) * sizeof(*before));
     } else {
         size_t rest = (size_t)(n - (uint64_t)keep * BLOCK_TOKENS);
         st = copy_table(fork, ctx, keep, err);
         if (st == MB_OK)
+            st = load_before(ctx, keep, before, err);
+        if (st == MB_OK)
             st = load_window(fork, ctx, keep, rest, err);
     }
+    if (st == MB_OK && ctx->hmt)
+        st = hmt_copy(
+            fork, ctx, keep / ctx->options.segment_blocks, before, err);
     if (st == MB_OK) {
         *out = fork;
         fork = NULL;
@@ -672,14 +759,30 @@ context_fitting(const struct mb_context *ctx, size_t max_rows)
 }
 
 mb_status
-mb_context_read(struct mb_context *ctx, struct mb_pass *pass,
-    const struct mb_context_rows *rows, struct mb_error *err)
+mb_context_prepare(
+    struct mb_context *ctx, struct mb_pass *pass, struct mb_error *err)
+{
+    struct mb_slice memory = {0};
+    mb_status st = MB_OK;
+    if (mb_context_room(ctx) == 0) {
+        st = hmt_make_memory(ctx, pass, &memory, err);
+        if (st == MB_OK)
+            st = commit(ctx, memory, err);
+    }
+    return st == MB_OK && ctx->hmt ? hmt_make_front(ctx, pass, err) : st;
+}
+
+/* Items of a text, each after `prepare`. */
+static mb_status
+read_items(struct mb_context *ctx, struct mb_pass *pass,
+    const struct mb_context_rows *rows, bool prepares, struct mb_error *err)
 {
     mb_status st = MB_OK;
     for (size_t at = 0; at < rows->n && st == MB_OK;) {
         size_t left = rows->n - at;
         size_t n;
-        st = mb_context_commit(ctx, err);
+        if (prepares)
+            st = mb_context_prepare(ctx, pass, err);
         n = context_fitting(ctx, pass->max_rows);
         n = n < left ? n : left;
         struct mb_rows item = {
@@ -695,7 +798,22 @@ mb_context_read(struct mb_context *ctx, struct mb_pass *pass,
             st = mb_pass_run(pass, &item, 1, err);
         at += n;
     }
+    return st;
+}
+
+mb_status
+context_read_text(struct mb_context *ctx, struct mb_pass *pass,
+    const struct mb_context_rows *rows, struct mb_error *err)
+{
+    return read_items(ctx, pass, rows, false, err);
+}
+
+mb_status
+mb_context_read(struct mb_context *ctx, struct mb_pass *pass,
+    const struct mb_context_rows *rows, struct mb_error *err)
+{
+    mb_status st = read_items(ctx, pass, rows, true, err);
     if (st == MB_OK && ctx->source.commit)
-        st = mb_context_commit(ctx, err);
+        st = mb_context_prepare(ctx, pass, err);
     return st;
 }

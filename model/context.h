@@ -6,6 +6,7 @@
  *   context_memory.c  memory as a source
  *   landmark.c        the table of landmark keys, scores, choosing
  *   tail.c            blocks that are not chosen, by statistics
+ *   context_hmt.c     memories, and what stands in front of a window
  *   pass_context.c    rows of contexts in a pass
  *
  * The window is laid out as the records that it becomes: `segment_blocks`
@@ -48,6 +49,16 @@ struct context_shape {
     bool has_tail; /* sums have statistics */
 };
 
+/* What rows of a pass are: the text's, those in front of the window, or the one
+ * behind it. */
+typedef enum context_part {
+    CONTEXT_TEXT = 0,
+    CONTEXT_FRONT,
+    CONTEXT_TRAIL
+} context_part;
+
+struct context_hmt;
+
 struct mb_context {
     const struct mb_decoder *decoder;
     const struct attention *attention; /* writes rows */
@@ -60,7 +71,8 @@ struct mb_context {
 
     /* The window. */
     uint8_t *memory;  /* holds `window`, 64-aligned */
-    uint8_t *window;  /* (segment_blocks, block_bytes) */
+    uint8_t *window;  /* (segment_blocks, block_bytes), and two more with a
+                         front */
     float *landmarks; /* (segment_blocks, tables, head_dim), rounded to fp16 */
     mb_token_id *tokens; /* (segment_blocks * 63) */
     size_t n_tokens;
@@ -82,6 +94,13 @@ struct mb_context {
     size_t n_touched;
     size_t capacity; /* blocks */
     bool is_in_pass;
+
+    /* In front of the window. */
+    bool has_front_room;
+    size_t n_front; /* rows that lie there */
+    context_part part;
+    const float *edge;       /* input of the first row of a part, or NULL */
+    struct context_hmt *hmt; /* NULL: no memory */
 };
 
 /* Landmark tables of a layer and key-value head are numbered like slices. */
@@ -98,6 +117,13 @@ context_rows_of(size_t n_tokens)
     return n_tokens + n_tokens / BLOCK_TOKENS;
 }
 
+/* The window's row that is the front's first. */
+static inline size_t
+context_front_row(const struct mb_context *ctx)
+{
+    return (ctx->options.segment_blocks + 1) * MB_BLOCK_ROWS;
+}
+
 static inline uint8_t *
 context_slice(const struct mb_context *ctx, size_t block, size_t table)
 {
@@ -112,6 +138,16 @@ context_landmark(const struct mb_context *ctx, size_t block, size_t table)
            (block * context_n_tables(ctx) + table) * ctx->shape.head_dim;
 }
 
+/* As mb_context_new; with_front: room for rows in front of the window, which
+ * hold n_front ones. */
+MB_MUST_USE mb_status context_new(const struct mb_decoder *decoder,
+    const struct mb_context_options *options,
+    const struct mb_context_source *source, size_t n_front,
+    struct mb_context **out, struct mb_error *err);
+/* Read tokens that the window has room for, without committing it. */
+MB_MUST_USE mb_status context_read_text(struct mb_context *ctx,
+    struct mb_pass *pass, const struct mb_context_rows *rows,
+    struct mb_error *err);
 /* Blocks that rows of the context choose now: k, or fewer if there are not so
  * many. */
 size_t context_k(const struct mb_context *ctx);

@@ -10,6 +10,8 @@ struct kept {
     size_t block_size;
     uint8_t *sum;
     size_t sum_size;
+    uint8_t *memory; /* of the segment that it ends, or NULL */
+    size_t memory_size;
 };
 
 struct mb_context_memory {
@@ -35,9 +37,10 @@ cut(struct mb_context_memory *m, size_t n)
 {
     while (m->n > n) {
         struct kept *k = &m->kept[--m->n];
-        m->bytes -= k->block_size + k->sum_size;
+        m->bytes -= k->block_size + k->sum_size + k->memory_size;
         mb_free(k->block);
         mb_free(k->sum);
+        mb_free(k->memory);
     }
 }
 
@@ -61,7 +64,8 @@ copy_of(struct mb_slice s)
 }
 
 static mb_status
-keep(struct mb_context_memory *m, struct mb_slice block, struct mb_slice sum)
+keep(struct mb_context_memory *m, struct mb_slice block, struct mb_slice sum,
+    struct mb_slice memory)
 {
     if (m->n == m->capacity) {
         size_t capacity = m->capacity > 0 ? 2 * m->capacity : 16;
@@ -71,14 +75,20 @@ keep(struct mb_context_memory *m, struct mb_slice block, struct mb_slice sum)
         m->kept = kept;
         m->capacity = capacity;
     }
-    struct kept k = {copy_of(block), block.size, copy_of(sum), sum.size};
-    if (!k.block || !k.sum) {
+    struct kept k = {.block = copy_of(block),
+        .block_size = block.size,
+        .sum = copy_of(sum),
+        .sum_size = sum.size,
+        .memory = memory.size > 0 ? copy_of(memory) : NULL,
+        .memory_size = memory.size};
+    if (!k.block || !k.sum || (memory.size > 0 && !k.memory)) {
         mb_free(k.block);
         mb_free(k.sum);
+        mb_free(k.memory);
         return MB_ERR_NOMEM;
     }
     m->kept[m->n++] = k;
-    m->bytes += block.size + sum.size;
+    m->bytes += block.size + sum.size + memory.size;
     return MB_OK;
 }
 
@@ -94,7 +104,9 @@ memory_commit(
             (unsigned long long)segment->first, m->n);
     cut(m, (size_t)segment->first);
     for (size_t i = 0; i < segment->n_blocks && st == MB_OK; i++)
-        st = keep(m, segment->blocks[i], segment->sums[i]);
+        st = keep(m, segment->blocks[i], segment->sums[i],
+            i + 1 == segment->n_blocks ? segment->memory
+                                       : (struct mb_slice){0});
     if (st != MB_OK) {
         cut(m, (size_t)segment->first);
         return mb_error_set(err, st, "context: a segment in memory");
@@ -131,6 +143,14 @@ mb_context_memory_sum(const struct mb_context_memory *m, uint64_t ordinal)
     if (ordinal >= m->n)
         return mb_slice_of(NULL, 0);
     return mb_slice_of(m->kept[ordinal].sum, m->kept[ordinal].sum_size);
+}
+
+struct mb_slice
+mb_context_memory_kept(const struct mb_context_memory *m, uint64_t ordinal)
+{
+    if (ordinal >= m->n)
+        return mb_slice_of(NULL, 0);
+    return mb_slice_of(m->kept[ordinal].memory, m->kept[ordinal].memory_size);
 }
 
 size_t

@@ -95,7 +95,7 @@ open_context(const struct mb_engine *e, struct request *r)
             return mb_error_set(
                 &r->err, MB_ERR_BUSY, "another request is using the context");
     }
-    return mb_context_commit(r->q.context, &r->err);
+    return mb_context_prepare(r->q.context, e->pass, &r->err);
 }
 
 static void

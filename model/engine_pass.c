@@ -132,7 +132,7 @@ take(struct mb_engine *e, size_t i, bool *ended)
         struct mb_error err = {0};
 
         // A segment is kept before its last token is answered.
-        mb_status st = mb_context_commit(r->q.context, &err);
+        mb_status st = mb_context_prepare(r->q.context, e->pass, &err);
         if (st != MB_OK)
             fail(e, r, st, &err, ended);
     }

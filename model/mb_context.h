@@ -14,14 +14,14 @@
  * Life:
  *     mb_context_new -> [mb_context_restore for each block that is stored,
  *     mb_context_restore_tail for the window's] -> mb_context_read, or items of
- *     mb_pass_run and mb_context_commit -> mb_context_free
+ *     mb_pass_run and mb_context_prepare -> mb_context_free
  *
  * A pass takes a context in an item (struct mb_rows) in the place of a sequence
  * and side by side with others. An item may have mb_context_room tokens at
- * most; at 0 the window is full and mb_context_commit must come first.
+ * most; at 0 the window is full and mb_context_prepare must come first (or
+ * mb_context_commit; a context with memory wants mb_context_prepare always).
  *     while (n > 0) {
- *         if (mb_context_room(ctx) == 0)
- *             mb_context_commit(ctx, &err);
+ *         mb_context_prepare(ctx, pass, &err);
  *         take = n < mb_context_room(ctx) ? n : mb_context_room(ctx);
  *         mb_pass_run(pass, &(struct mb_rows){.context = ctx, ...}, 1, &err);
  *     }
@@ -46,6 +46,7 @@
 #define MB_CONTEXT_NONE         SIZE_MAX /* a k: retrieve nothing */
 
 struct mb_context;
+struct companion;
 
 /* ---- where blocks are kept ---- */
 
@@ -57,6 +58,8 @@ struct mb_context_segment {
                                       mb_context_block_bytes bytes */
     const struct mb_slice *sums;   /* (n_blocks) landmark keys and token ids:
                                       mb_context_sum_bytes bytes */
+    struct mb_slice memory;        /* of the segment: f32, little-endian
+                                      (d_model); empty where it has none */
 };
 
 /* Calls never overlap. They come on the thread of the pass, but for fetch,
@@ -111,6 +114,13 @@ struct mb_context_modes {
                           in memory as well */
 };
 
+/* What stands in front of a segment, seen by all its rows (context_hmt.h). */
+typedef enum mb_memory {
+    MB_MEMORY_NONE = 0,
+    MB_MEMORY_SENSORY, /* the last tokens of the segment before */
+    MB_MEMORY_HMT      /* and what is recalled of all segments */
+} mb_memory;
+
 /* Zero stands for the default in [ ]. */
 struct mb_context_options {
     mb_token_id landmark;  /* what closes a block: MB_LANDMARK_PIECE */
@@ -120,10 +130,14 @@ struct mb_context_options {
     size_t segment_blocks; /* of a window [4] */
     size_t max_blocks;     /* that may be committed [2^24] */
     struct mb_context_modes modes;
+    mb_memory memory;
+    const struct companion *companion; /* with memory: its weights, which must
+                                          outlive the context (mb_companion.h) */
 };
 
 /* Rows that a row may attend to from its own segment's first to its last and k
- * retrieved blocks before it: (k + 1) * 64 + segment_blocks * 64. A model does
+ * retrieved blocks before it: (k + 1) * 64 + segment_blocks * 64, and those of
+ * memory: one on either side and the tokens between. A model does
  * not know positions beyond the rows that it was trained on; a context that is
  * larger is not refused. */
 size_t mb_context_span(const struct mb_context_options *options);
@@ -145,6 +159,10 @@ void mb_context_free(struct mb_context *ctx);
  * read already), TOO_LARGE, NOMEM. */
 MB_MUST_USE mb_status mb_context_restore(
     struct mb_context *ctx, struct mb_slice sum, struct mb_error *err);
+/* With the last block of each segment, the memory that was kept with it; of a
+ * context without memories nothing is done. Errors: CORRUPT, NOMEM. */
+MB_MUST_USE mb_status mb_context_restore_memory(
+    struct mb_context *ctx, struct mb_slice memory, struct mb_error *err);
 /* Put a block that mb_context_tail gave back into the window, with its sum; in
  * order, all but the last are full. Errors: as mb_context_check_block and
  * _check_sum; BAD_ARG (more than a window, or behind one that is not full). */
@@ -169,6 +187,13 @@ size_t mb_context_bytes(const struct mb_context *ctx);
  * or no source), NOMEM. */
 MB_MUST_USE mb_status mb_context_commit(
     struct mb_context *ctx, struct mb_error *err);
+/* The same for any context, with memory or without: be ready for a pass. A full
+ * window leaves its memory and is committed, and what stands in front of the
+ * next tokens is made, in passes of its own. mb_context_commit refuses
+ * contexts with memory (BAD_ARG). Errors: also those of mb_pass_run, CORRUPT (a
+ * segment without its memory). */
+MB_MUST_USE mb_status mb_context_prepare(
+    struct mb_context *ctx, struct mb_pass *pass, struct mb_error *err);
 
 /* Rows for mb_context_read; see struct mb_rows. */
 struct mb_context_rows {
@@ -276,5 +301,8 @@ struct mb_context_source mb_context_memory_source(
 struct mb_slice mb_context_memory_sum(
     const struct mb_context_memory *memory, uint64_t ordinal);
 size_t mb_context_memory_bytes(const struct mb_context_memory *memory);
+/* The memory that was kept with a block; empty if there is none. */
+struct mb_slice mb_context_memory_kept(
+    const struct mb_context_memory *memory, uint64_t ordinal);
 
 #endif

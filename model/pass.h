@@ -30,6 +30,7 @@ struct pass_row {
     const struct context_item *context; /* instead of seq, or NULL */
     size_t in_window;                   /* row of its context's window */
     mb_token_id token;
+    const float *input;   /* (d_model) instead of the token's, or NULL */
     float *hidden;        /* where the last norm's row is wanted, or NULL */
     size_t first_partial; /* few: its partials, [head][split][group] */
     size_t n_splits;

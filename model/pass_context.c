@@ -7,9 +7,10 @@
 
 #include "pass.h"
 
-/* Distances of a query from the first row of a block that it sees. */
+/* Distances of a query from the first row of a block that it sees, and one more
+ * for what stands in front of a window. */
 #define CONTEXT_TURNS                                                          \
-    ((MB_CONTEXT_MAX_K + 1 + MB_CONTEXT_MAX_SEGMENT) * MB_BLOCK_ROWS)
+    ((MB_CONTEXT_MAX_K + 2 + MB_CONTEXT_MAX_SEGMENT) * MB_BLOCK_ROWS)
 
 /* Queries that are scored at a time where many choose together. */
 #define SCORE_ROWS 16u
@@ -26,7 +27,7 @@ context_check_item(const struct mb_pass *pass, const struct mb_rows *item,
             item->seq ? "pass: item %zu is of a sequence and of a context"
                       : "pass: the context of item %zu is of another model",
             i);
-    if (item->n > mb_context_room(ctx))
+    if (ctx->part == CONTEXT_TEXT && item->n > mb_context_room(ctx))
         return mb_error_set(err, MB_ERR_TOO_LARGE,
             "pass: item %zu has %zu tokens, its context's window has room for "
             "%zu",
@@ -38,6 +39,8 @@ size_t
 context_item_row(const struct mb_rows *item, size_t i)
 {
     size_t before = item->context->n_tokens;
+    if (item->context->part != CONTEXT_TEXT)
+        return i; // no landmarks among them
     return context_rows_of(before + i) - context_rows_of(before);
 }
 
@@ -152,16 +155,20 @@ static void
 plan_rows(struct mb_pass *pass, const struct mb_rows *rows,
     const struct context_item *item)
 {
-    size_t first = context_rows_of(item->ctx->n_tokens);
+    bool is_text = item->ctx->part == CONTEXT_TEXT;
+    size_t first = item->ctx->part == CONTEXT_FRONT
+                       ? context_front_row(item->ctx)
+                       : context_rows_of(item->ctx->n_tokens);
     size_t token = 0;
     for (size_t i = 0; i < item->n; i++) {
         size_t in_window = first + i;
-        bool is_landmark = in_window % MB_BLOCK_ROWS == BLOCK_TOKENS;
+        bool is_landmark = is_text && in_window % MB_BLOCK_ROWS == BLOCK_TOKENS;
         struct pass_row row = {
             .context = item,
             .in_window = in_window,
             .position = in_window % MB_BLOCK_ROWS, // keys turn by it
             .token = item->ctx->options.landmark,
+            .input = i == 0 ? item->ctx->edge : NULL,
         };
         if (!is_landmark) {
             row.token = rows->tokens[token];
@@ -186,7 +193,7 @@ context_plan_add(struct mb_pass *pass, const struct mb_rows *rows, size_t row,
         .n_tokens = rows->n,
         .row = row,
         .n = context_item_rows(rows),
-        .k = context_k(rows->context),
+        .k = rows->context->part == CONTEXT_TEXT ? context_k(rows->context) : 0,
         .select =
             rows->kind == MB_ROWS_PREFILL ? modes->prefill : modes->decode,
     };
@@ -271,7 +278,7 @@ context_end_run(struct mb_pass *pass, mb_status st, struct mb_error *err)
     for (size_t i = 0; i < c->n_items; i++) {
         const struct context_item *item = &c->items[i];
         context_release(item->ctx);
-        if (st == MB_OK)
+        if (st == MB_OK && item->ctx->part == CONTEXT_TEXT)
             context_took(item->ctx, item->tokens, item->n_tokens);
     }
     c->n_items = 0;
@@ -312,11 +319,12 @@ query_of(const struct mb_pass *pass, size_t row, size_t head)
     return pass->q + (row * info->n_heads + head) * info->head_dim;
 }
 
-/* Rows from the first row of a slot's block to the segment's first row. */
+/* Rows from the first row of a slot's block to the segment's first row: what
+ * stands in front of it lies between. */
 static size_t
-slot_distance(size_t k, size_t slot)
+slot_distance(const struct context_item *item, size_t slot)
 {
-    return (k + 1 - slot) * MB_BLOCK_ROWS;
+    return (item->k + 1 - slot) * MB_BLOCK_ROWS + item->ctx->n_front;
 }
 
 /* ---- choosing ---- */
@@ -337,7 +345,7 @@ score(const struct mb_pass *pass, const struct context_item *item, size_t layer,
     float key[ATTENTION_MAX_HEAD];
     for (size_t i = 0; i < n; i++)
         turn(pass, query_of(pass, row + i, head),
-            pass->rows[row + i].in_window + slot_distance(item->k, 0),
+            pass->rows[row + i].in_window + slot_distance(item, 0),
             q + i * dim);
     landmark_scores(t, pass->attention, table, q, n, old, z, ldz, room);
     for (size_t block = old; block < t->n; block++) {
@@ -345,8 +353,7 @@ score(const struct mb_pass *pass, const struct context_item *item, size_t layer,
         landmark_key(t, table, block, key);
         for (size_t i = 0; i < n; i++) {
             turn(pass, query_of(pass, row + i, head),
-                pass->rows[row + i].in_window + slot_distance(item->k, slot),
-                q);
+                pass->rows[row + i].in_window + slot_distance(item, slot), q);
             z[i * ldz + block] = dot(q, key, dim);
         }
     }
@@ -492,6 +499,30 @@ take_block(struct tile *tile, size_t i, const float *landmark)
     partial_merge(&to, &from, 1, dim);
 }
 
+/* Rows in front of the window: the text's see them all, each of them those
+ * before it. All are merged row by row. */
+static void
+attend_front(struct tile *tile)
+{
+    const struct mb_pass *pass = tile->pass;
+    const struct mb_context *ctx = tile->item->ctx;
+    size_t front = context_front_row(ctx);
+    size_t n = tile->n_rows * tile->n_heads;
+    bool is_front = ctx->part == CONTEXT_FRONT;
+    for (size_t i = 0; i < n; i++) {
+        size_t row = tile->row + i % tile->n_rows;
+        size_t at = pass->rows[row].in_window;
+        size_t distance = is_front ? at - front : at + ctx->n_front;
+        tile->seen[i] = (uint8_t)(is_front ? distance + 1 : ctx->n_front);
+        turn(pass, query_of(pass, row, tile->first_head + i / tile->n_rows),
+            distance, tile->turned + i * pass->decoder->info.head_dim);
+    }
+    look_into(
+        tile, context_slice(ctx, front / MB_BLOCK_ROWS, tile->table), 0, n);
+    for (size_t i = 0; i < n; i++)
+        take_block(tile, i, NULL);
+}
+
 /* Blocks of the window, up to the own one of each row. */
 static void
 attend_window(struct tile *tile)
@@ -542,7 +573,7 @@ attend_chosen(
             size_t row = tile->row + j % tile->n_rows;
             tile->seen[j] = BLOCK_TOKENS;
             turn(pass, query_of(pass, row, tile->first_head + j / tile->n_rows),
-                pass->rows[row].in_window + slot_distance(k, slot),
+                pass->rows[row].in_window + slot_distance(tile->item, slot),
                 tile->turned + j * dim);
         }
         look_into(tile,
@@ -603,7 +634,7 @@ turn_to_slot(struct tile *tile, size_t i, size_t slot)
     const struct mb_pass *pass = tile->pass;
     size_t row = tile->row + i % tile->n_rows;
     turn(pass, query_of(pass, row, tile->first_head + i / tile->n_rows),
-        pass->rows[row].in_window + slot_distance(tile->item->k, slot),
+        pass->rows[row].in_window + slot_distance(tile->item, slot),
         tile->turned + i * pass->decoder->info.head_dim);
 }
 
@@ -666,10 +697,14 @@ context_attend(struct mb_pass *pass, size_t layer,
     };
     MB_ASSERT(n <= ATTENTION_MAX_ROWS);
     partial_clear(&tile.all, n, dim);
-    attend_window(&tile);
+    if (tile.item->ctx->n_front > 0)
+        attend_front(&tile);
+    if (tile.item->ctx->part != CONTEXT_FRONT)
+        attend_window(&tile);
     if (tile.item->k > 0)
         attend_retrieved(&tile);
     if (tile.item->ctx->shape.has_tail &&
+        tile.item->ctx->part == CONTEXT_TEXT &&
         tile.item->ctx->table.n > tile.item->k)
         attend_tail(&tile, p + 3 * n * dim + 4 * n);
     partial_finish(&tile.all, n, dim, tile.turned);

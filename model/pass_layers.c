@@ -122,8 +122,13 @@ step_embed(const struct walk *walk, size_t first, size_t last)
     const struct mb_decoder *decoder = pass->decoder;
     size_t pairs = decoder->rope.n_rot / 2;
     for (size_t r = first; r < last; r++) {
-        decoder->compute->row(&decoder->embedding, (size_t)pass->rows[r].token,
-            pass->x + r * decoder->info.d_model);
+        float *x = pass->x + r * decoder->info.d_model;
+        if (pass->rows[r].input)
+            memcpy(
+                x, pass->rows[r].input, decoder->info.d_model * sizeof(float));
+        else
+            decoder->compute->row(
+                &decoder->embedding, (size_t)pass->rows[r].token, x);
         rope_angles(&decoder->rope, pass->rows[r].position,
             pass->cosine + r * pairs, pass->sine + r * pairs);
     }
