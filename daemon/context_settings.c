@@ -12,6 +12,7 @@
 static const char *const types[] = {"f16", "q8_0", "f32", NULL};
 static const char *const selects[] = {
     "row_head", "row_group", "row", "chunk", NULL};
+static const char *const tails[] = {"none", "moments", "landmark", NULL};
 
 #define DEFAULT_K       4
 #define DEFAULT_SEGMENT 4
@@ -58,18 +59,17 @@ read_word(const struct mb_value *map, const char *key, const char *const *words,
                      words[3] != NULL ? words[3] : "");
 }
 
-/* Reserved: blocks that are not chosen would count by their mean value. Refused
- * before a context is made with it. */
+/* false, or how blocks that are not chosen count. */
 static mb_status
-read_tail(const struct mb_value *map, struct mb_error *err)
+read_tail(const struct mb_value *map, unsigned *out, struct mb_error *err)
 {
-    bool tail;
-    mb_status st = mb_arg_bool(map, "tail", false, &tail, err);
+    const struct mb_value *v = mb_value_get(map, "tail");
 
-    if (st == MB_OK && tail)
-        st = mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
-            "settings: tail is reserved and may be false only");
-    return st;
+    if (v != NULL && v->type == MB_TYPE_BOOL && !v->b) {
+        *out = MB_TAIL_NONE;
+        return MB_OK;
+    }
+    return read_word(map, "tail", tails, out, err);
 }
 
 mb_status
@@ -79,6 +79,7 @@ context_settings_read(const struct mb_value *map, struct context_settings *out,
     unsigned type = (unsigned)out->type;
     unsigned prefill = (unsigned)out->prefill;
     unsigned decode = (unsigned)out->decode;
+    unsigned tail = (unsigned)out->tail;
     mb_status st =
         mb_arg_u64(map, "k", out->k, 0, MB_CONTEXT_MAX_K, &out->k, err);
 
@@ -86,7 +87,7 @@ context_settings_read(const struct mb_value *map, struct context_settings *out,
         st = mb_arg_u64(map, "segment", out->segment, 1, MB_CONTEXT_MAX_SEGMENT,
             &out->segment, err);
     if (st == MB_OK)
-        st = read_tail(map, err);
+        st = read_tail(map, &tail, err);
     if (st == MB_OK)
         st = read_word(map, "kv", types, &type, err);
     if (st == MB_OK)
@@ -96,6 +97,7 @@ context_settings_read(const struct mb_value *map, struct context_settings *out,
     out->type = (mb_cache_type)type;
     out->prefill = (mb_select)prefill;
     out->decode = (mb_select)decode;
+    out->tail = (mb_tail)tail;
     return st;
 }
 
@@ -106,7 +108,10 @@ context_settings_write(struct mb_writer *w, const struct context_settings *s)
     mb_write_kv_uint(w, "k", s->k);
     mb_write_kv_uint(w, "segment", s->segment);
     mb_write_kv_cstr(w, "kv", types[s->type]);
-    mb_write_kv_bool(w, "tail", false); // reserved
+    if (s->tail == MB_TAIL_NONE)
+        mb_write_kv_bool(w, "tail", false);
+    else
+        mb_write_kv_cstr(w, "tail", tails[s->tail]);
     mb_write_kv_cstr(w, "prefill", selects[s->prefill]);
     mb_write_kv_cstr(w, "decode", selects[s->decode]);
 }
@@ -143,7 +148,8 @@ context_options(struct reader *r, const struct context_settings *s,
         .segment_blocks = (size_t)s->segment,
         .modes = {.k = s->k == 0 ? MB_CONTEXT_NONE : (size_t)s->k,
             .prefill = s->prefill,
-            .decode = s->decode},
+            .decode = s->decode,
+            .tail = s->tail},
     };
     reader_fingerprint(r, out->weights);
     return MB_OK;

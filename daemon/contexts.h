@@ -31,6 +31,7 @@ struct context_settings {
     mb_cache_type type;
     mb_select prefill;
     mb_select decode;
+    mb_tail tail;
 };
 
 struct contexts_stats {

@@ -261,8 +261,17 @@ def test_settings(client):
     check(error(client, "context.open", name="t", settings={"k": 99})["code"]
           == "bad_arg")
     fails = error(client, "context.open", name="t", settings={"tail": True})
-    check(fails["code"] == "not_implemented" and "tail" in fails["message"],
-          fails)
+    check(fails["code"] == "bad_arg" and "tail" in fails["message"], fails)
+    # A tail is another reading of the same text, and the same after a close.
+    scores = []
+    for tail in (False, "landmark", "moments"):
+        open_and_append(client, "t", [words(500)],
+                        settings={"k": 1, "tail": tail})
+        scores.append(score(client, "t"))
+        client.result("context.close", name="t")
+        check(score(client, "t") == scores[-1], tail)
+        client.result("context.delete", name="t")
+    check(scores[0] != scores[1] != scores[2] != scores[0], scores)
     check(error(client, "context.open", name="t", create=False)["code"] ==
           "not_found")
     check(error(client, "context.open", name="")["code"] == "bad_arg")
