@@ -68,6 +68,7 @@ static const struct mb_cli_option options[] = {
         "1024,4096,8192,16384,32768"},
     {"prompts", 'n', "N", false, "with passkey: prompts of each length", "20"},
     {"decoys", 0, "N", false, "with passkey: keys of others in each text", "0"},
+    {"digits", 0, "N", false, "with passkey: of a key, 1 to 9", "5"},
     {"filler", 0, "FILE", false,
         "with passkey: natural text around the keys; else five sentences "
         "again and again",
@@ -117,7 +118,8 @@ static const struct mb_cli_program program = {
         "and each token but the first is predicted once. Perplexity is e to "
         "the mean of -log p; bits per byte do not depend on the vocabulary, so "
         "that models can be compared.\n\n"
-        "passkey: A five-digit number hides in a long text, which is read as a "
+        "passkey: A number of five digits, or --digits, hides in a long text, "
+        "which is read as a "
         "context through landmarks; at its end the model is asked for it. "
         "Right answers have all digits right; found are those prompts whose "
         "key was in a block that was retrieved, or at hand, for the answer. "

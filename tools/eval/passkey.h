@@ -15,7 +15,7 @@
 #include "mb_cli.h"
 
 /* Options of the program's table that are read here: model, threads, lengths,
- * prompts, decoys, filler, seed, csv, svg, json, and those of landmarks.h.
+ * prompts, decoys, digits, filler, seed, csv, svg, json, and those of landmarks.h.
  * Prints a line for each length. Errors: those of files and the model,
  * BAD_ARG. */
 MB_MUST_USE mb_status passkey_run(
