@@ -10,25 +10,21 @@
  * Invariants: nothing stays behind: daemon, folder and collection go at the
  * end, also after a failure or SIGINT.
  * Threads: the main thread. */
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "facts.h"
 #include "json.h"
 #include "measure.h"
+#include "own.h"
 #include "passkey.h"
 #include "ppl.h"
 #include "tool.h"
+#include "verbatim.h"
 
-#define MAX_PATH 4096
+#define MAX_PATH OWN_MAX_PATH
 #define N_MODES  3
-
-extern char **environ;
 
 static const struct mb_cli_option options[] = {
     {"connect", 'e', "ENDPOINT", false,
@@ -66,15 +62,32 @@ static const struct mb_cli_option options[] = {
         "none"},
     {"lengths", 0, "TOKENS,...", false, "with passkey: how long texts are",
         "1024,4096,8192,16384,32768"},
-    {"prompts", 'n', "N", false, "with passkey: prompts of each length", "20"},
+    {"prompts", 'n', "N", false,
+        "with passkey and verbatim: prompts of each length", "20"},
     {"decoys", 0, "N", false, "with passkey: keys of others in each text", "0"},
+    {"distances", 0, "TOKENS,...", false,
+        "with verbatim: tokens between the lists", "64,512,2048"},
+    {"words", 0, "N", false, "with verbatim: nouns of a list, 2 to 16", "8"},
     {"digits", 0, "N", false, "with passkey: of a key, 1 to 9", "5"},
     {"filler", 0, "FILE", false,
         "with passkey: natural text around the keys; else five sentences "
         "again and again",
         NULL},
-    {"seed", 0, "N", false, "with passkey: other keys for other numbers", "1"},
-    {"csv", 0, "FILE", false, "with passkey: write each prompt's outcome",
+    {"seed", 0, "N", false,
+        "with passkey and facts: other keys, another world for other numbers",
+        "1"},
+    {"seeds", 0, "N", false, "with facts: as many worlds, one after another",
+        "1"},
+    {"fan-out", 0, "N", false,
+        "with facts: topics below a topic, on three levels; 2 to 8", "8"},
+    {"tokens", 0, "N", false, "with facts: tokens of each training", "2048000"},
+    {"batch", 0, "N", false, "with facts: windows of 64 tokens a step", "32"},
+    {"route", 0, "KIND", false,
+        "with facts: product routes texts as a daemon does, oracle by the "
+        "topics that they were made from",
+        "product"},
+    {"csv", 0, "FILE", false,
+        "with passkey and facts: write each prompt's, or each run's, outcome",
         NULL},
     {"svg", 0, "FILE", false, "with passkey: draw right answers by depth",
         NULL},
@@ -97,13 +110,15 @@ static const struct mb_cli_example examples[] = {
         "perplexity with two blocks retrieved from all that came before"},
     {"membank-eval -n 50 --lengths 32768 --svg depth.svg passkey",
         "how often a number in 32,768 tokens is found again"},
+    {"membank-eval --fan-out 4 --tokens 256000 --batch 16 facts",
+        "what memory blocks keep of a world with 640 facts"},
     {NULL, NULL},
 };
 
 static const struct mb_cli_program program = {
     .name = "membank-eval",
     .summary = "measure search against judgements, and models on texts",
-    .usage = "[OPTION]... ir DIR... | ppl FILE... | passkey",
+    .usage = "[OPTION]... ir DIR... | ppl FILE... | passkey | verbatim | facts",
     .description =
         "ir: Each DIR holds corpus.jsonl (_id, title, text), queries.jsonl "
         "(_id, "
@@ -123,21 +138,32 @@ static const struct mb_cli_program program = {
         "context through landmarks; at its end the model is asked for it. "
         "Right answers have all digits right; found are those prompts whose "
         "key was in a block that was retrieved, or at hand, for the answer. "
-        "-k 0 retrieves nothing: the control.",
+        "-k 0 retrieves nothing: the control.\n\n\n\n"
+        "verbatim: A list of nouns, other text, then a list with the same "
+        "nouns "
+        "(repeated), in another order (permuted), or with others (novel): the "
+        "second list's -log p in percent of the first's, by each path on which "
+        "it may be known: none at all, a window, landmarks, and a search whose "
+        "best segment is pasted. Without memory all are about 100."
+        "facts: A made-up world of entities, of which few texts speak of most "
+        "and many of a few, and the 118 elements. A small model learns from "
+        "its texts; then blocks are trained beside it, by the topics that a "
+        "daemon finds in the texts, with the model frozen (A3, what the "
+        "product does) and together with it (A2), beside a dense model with "
+        "as many parameters a pass (B) and one of 2.6 times the size. Each is "
+        "asked for all facts. The criteria are those of the paper on "
+        "hierarchical memories, made small; what is missed is shown as missed. "
+        "With the defaults a seed takes about an hour of one processor.",
     .options = options,
     .examples = examples,
 };
 
 static const char *const modes[N_MODES] = {"lexical", "dense", "hybrid"};
-static volatile sig_atomic_t is_stopped;
 
 struct eval {
     struct mb_cli *cli;
-    char tools[MAX_PATH];         /* folder of this program */
-    char folder[TOOL_MAX_FOLDER]; /* temporary */
-    char endpoint[MAX_PATH];
+    struct own own;
     char collection[64];
-    pid_t daemon; /* 0: not ours */
     bool json;
     bool has_header;
 };
@@ -146,135 +172,7 @@ static void
 on_signal(int number)
 {
     (void)number;
-    is_stopped = 1;
-}
-
-/* ---- other programs ---- */
-
-/* Folder of this program; empty: look in PATH. */
-static void
-find_tools(struct eval *e)
-{
-    ssize_t n = readlink("/proc/self/exe", e->tools, sizeof e->tools - 1);
-    char *slash;
-
-    e->tools[n > 0 ? n : 0] = '\0';
-    slash = strrchr(e->tools, '/');
-    if (slash != NULL)
-        *slash = '\0';
-    else
-        e->tools[0] = '\0';
-}
-
-/* Path of a program: beside this one, in the daemon's folder of a build tree,
- * or its name alone, for PATH. */
-static void
-find_program(const struct eval *e, const char *name, char out[MAX_PATH])
-{
-    static const char *const places[] = {"", "/../daemon", "/../sbin"};
-
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        int n = snprintf(out, MAX_PATH, "%s%s/%s", e->tools, places[i], name);
-
-        if (n > 0 && n < MAX_PATH && access(out, X_OK) == 0)
-            return;
-    }
-    (void)snprintf(out, MAX_PATH, "%s", name);
-}
-
-/* Start a program, its output thrown away, its errors shown unless quiet. */
-static mb_status
-start(const struct eval *e, const char *name, char *const *argv, bool quiet,
-    pid_t *pid, struct mb_error *err)
-{
-    char path[MAX_PATH];
-    posix_spawn_file_actions_t actions;
-    int rc = posix_spawn_file_actions_init(&actions);
-
-    find_program(e, name, path);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_addopen(
-            &actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    if (rc == 0 && quiet)
-        rc = posix_spawn_file_actions_addopen(
-            &actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-    if (rc == 0)
-        rc = posix_spawnp(pid, path, &actions, NULL, argv, environ);
-    (void)posix_spawn_file_actions_destroy(&actions);
-    return rc == 0 ? MB_OK
-                   : mb_error_set(
-                         err, MB_ERR_IO, "start %s: %s", path, strerror(rc));
-}
-
-/* Wait for its end. */
-static mb_status
-finish(pid_t pid, const char *name, struct mb_error *err)
-{
-    int status = 0;
-
-    while (waitpid(pid, &status, 0) < 0) {
-        if (errno != EINTR)
-            return mb_error_set(
-                err, MB_ERR_IO, "wait for %s: %s", name, strerror(errno));
-        if (is_stopped)
-            (void)kill(pid, SIGTERM);
-    }
-    if (is_stopped)
-        return mb_error_set(err, MB_ERR_CANCELLED, "stopped");
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-        return mb_error_set(err, MB_ERR_IO, "%s failed", name);
-    return MB_OK;
-}
-
-static mb_status
-start_daemon(struct eval *e, struct mb_error *err)
-{
-    char store[MAX_PATH + 8];
-    const char *model = mb_cli_str(e->cli, "model");
-    char *argv[8] = {(char *)"membankd", (char *)"--store", store,
-        (char *)"--listen", e->endpoint};
-
-    if (model != NULL) {
-        argv[5] = (char *)"--model";
-        argv[6] = (char *)model;
-    }
-    (void)snprintf(store, sizeof store, "%s/store", e->folder);
-    (void)snprintf(
-        e->endpoint, sizeof e->endpoint, "ipc://%s/socket", e->folder);
-    return start(e, "membankd", argv, true, &e->daemon, err);
-}
-
-static void
-stop_daemon(struct eval *e)
-{
-    if (e->daemon == 0)
-        return;
-    (void)kill(e->daemon, SIGTERM);
-    while (waitpid(e->daemon, NULL, 0) < 0 && errno == EINTR)
-        continue;
-    e->daemon = 0;
-}
-
-/* A daemon that is there; fails at once if ours has ended. */
-static mb_status
-reach(struct eval *e, struct membank **out, struct mb_error *err)
-{
-    struct membank_error cause;
-    struct membank_options opt = {.endpoint = e->endpoint};
-    struct membank_server server;
-
-    if (membank_open(&opt, out, &cause) != MEMBANK_OK)
-        return tool_error(&cause, err);
-    if (membank_ping(*out, &server, &cause) == MEMBANK_OK)
-        return MB_OK;
-    membank_close(*out);
-    *out = NULL;
-    if (e->daemon > 0 && waitpid(e->daemon, NULL, WNOHANG) == e->daemon) {
-        e->daemon = 0;
-        return mb_error_set(err, MB_ERR_UNREACHABLE,
-            "membankd ended at once: try membankd --store DIR by hand");
-    }
-    return tool_error(&cause, err);
+    own_is_stopped = 1;
 }
 
 /* ---- one folder ---- */
@@ -285,15 +183,15 @@ ingest(const struct eval *e, const char *dir, struct mb_error *err)
     char corpus[MAX_PATH];
     const char *language = mb_cli_str(e->cli, "language");
     char *argv[] = {(char *)"membank-ingest", (char *)"--connect",
-        (char *)e->endpoint, (char *)"-c", (char *)e->collection,
+        (char *)e->own.endpoint, (char *)"-c", (char *)e->collection,
         (char *)"--language", (char *)language, (char *)"--wait",
         (char *)"searchable", (char *)"--jsonl", corpus, NULL};
     pid_t pid = 0;
     mb_status st;
 
     (void)snprintf(corpus, sizeof corpus, "%s/corpus.jsonl", dir);
-    st = start(e, argv[0], argv, false, &pid, err);
-    return st == MB_OK ? finish(pid, argv[0], err) : st;
+    st = own_run(&e->own, argv[0], argv, false, &pid, err);
+    return st == MB_OK ? own_finish(pid, argv[0], err) : st;
 }
 
 static mb_status
@@ -302,15 +200,15 @@ ask(const struct eval *e, const char *dir, const char *mode, const char *run,
 {
     char queries[MAX_PATH];
     char *argv[] = {(char *)"membank-query", (char *)"--connect",
-        (char *)e->endpoint, (char *)"-c", (char *)e->collection, (char *)"-k",
-        (char *)"100", (char *)"--mode", (char *)mode, (char *)"--queries",
-        queries, (char *)"--trec", (char *)run, NULL};
+        (char *)e->own.endpoint, (char *)"-c", (char *)e->collection,
+        (char *)"-k", (char *)"100", (char *)"--mode", (char *)mode,
+        (char *)"--queries", queries, (char *)"--trec", (char *)run, NULL};
     pid_t pid = 0;
     mb_status st;
 
     (void)snprintf(queries, sizeof queries, "%s/queries.jsonl", dir);
-    st = start(e, argv[0], argv, false, &pid, err);
-    return st == MB_OK ? finish(pid, argv[0], err) : st;
+    st = own_run(&e->own, argv[0], argv, false, &pid, err);
+    return st == MB_OK ? own_finish(pid, argv[0], err) : st;
 }
 
 static mb_status
@@ -355,7 +253,7 @@ measure_modes(struct eval *e, const char *dir, const struct judgements *j,
     char run[MAX_PATH + 8];
     mb_status st = MB_OK;
 
-    (void)snprintf(run, sizeof run, "%s/run", e->folder);
+    (void)snprintf(run, sizeof run, "%s/run", e->own.folder);
     for (size_t i = 0; st == MB_OK && i < N_MODES; i++) {
         struct measures m;
 
@@ -383,7 +281,7 @@ evaluate(struct eval *e, const char *dir, struct mb_error *err)
     (void)snprintf(path, sizeof path, "%s/qrels.tsv", dir);
     st = judgements_load(path, &j, err);
     if (st == MB_OK)
-        st = reach(e, &client, err);
+        st = own_reach(&e->own, &client, err);
     if (st == MB_OK) {
         st = ingest(e, dir, err);
         if (st == MB_OK)
@@ -412,28 +310,35 @@ run(struct eval *e)
     if (n >= 2 && strcmp(mb_cli_arg(e->cli, 0), "ppl") == 0)
         return ppl_run(e->cli, 1, &err) == MB_OK ? 0
                                                  : mb_cli_fail(&program, &err);
+    if (n == 1 && strcmp(mb_cli_arg(e->cli, 0), "verbatim") == 0)
+        return verbatim_run(e->cli, &err) == MB_OK
+                   ? 0
+                   : mb_cli_fail(&program, &err);
     if (n == 1 && strcmp(mb_cli_arg(e->cli, 0), "passkey") == 0)
         return passkey_run(e->cli, &err) == MB_OK ? 0
                                                   : mb_cli_fail(&program, &err);
+    if (n == 1 && strcmp(mb_cli_arg(e->cli, 0), "facts") == 0)
+        return facts_run(e->cli, &err) == MB_OK ? 0
+                                                : mb_cli_fail(&program, &err);
     if (n < 2 || strcmp(mb_cli_arg(e->cli, 0), "ir") != 0) {
         (void)mb_error_set(&err, MB_ERR_BAD_ARG,
-            "what to measure: ir DIR..., ppl FILE... or passkey");
+            "what to measure: ir DIR..., ppl FILE..., passkey or facts");
         return mb_cli_usage(&program, &err);
     }
     e->json = mb_cli_has(e->cli, "json");
-    find_tools(e);
+    own_find_tools(&e->own);
     (void)snprintf(
         e->collection, sizeof e->collection, "eval-%ld", (long)getpid());
-    st = tool_temp_folder("membank-eval", e->folder, &err);
+    st = tool_temp_folder("membank-eval", e->own.folder, &err);
     if (st == MB_OK && connect != NULL)
-        (void)snprintf(e->endpoint, sizeof e->endpoint, "%s", connect);
+        (void)snprintf(e->own.endpoint, sizeof e->own.endpoint, "%s", connect);
     else if (st == MB_OK)
-        st = start_daemon(e, &err);
+        st = own_start(&e->own, mb_cli_str(e->cli, "model"), &err);
     for (size_t i = 1; st == MB_OK && i < n; i++)
         st = evaluate(e, mb_cli_arg(e->cli, i), &err);
-    stop_daemon(e);
-    if (e->folder[0] != '\0')
-        tool_remove_folder(e->folder);
+    own_stop(&e->own);
+    if (e->own.folder[0] != '\0')
+        tool_remove_folder(e->own.folder);
     return st == MB_OK ? 0 : mb_cli_fail(&program, &err);
 }
 
