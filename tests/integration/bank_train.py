@@ -96,7 +96,33 @@ def test_budget_and_pause(whole):
     daemon.stop()
 
 
+def test_half(whole):
+    """A deletion spoils what is half trained: a purge leaves nothing of it."""
+    _, daemon, client = fresh("half")
+    train(client, tokens=1)
+    check(rows(client) > 0 and
+          nodes(client)["states"]["training"] > 0, "half trained")
+    client.result("delete", collection="c", ids=["d4"])
+    done = client.result("bank.purge", collection="c", wait=True)
+    check(done["finished"] and done["tokens"] == 0, done)
+    check(rows(client) == 0, "states are erased")
+    states = nodes(client)["states"]
+    check(states["fresh"] == sum(states[s] for s in (
+        "fresh", "training", "ready", "stale")), states)
+    client.result("put", collection="c", wait="searchable",
+                  documents=[d for d in documents() if d["id"] == "d4"])
+    train(client)
+    compare(client, whole)
+    daemon.stop()
+
+
+def rows(client):
+    return client.result("stats")["tables"]["bank_training"]["rows"]
+
+
 def test_kill(whole):
+    # Two threads make the same bits as one.
+    OPTIONS.extend(["--bank-threads", "2"])
     place, daemon, client = fresh("killed")
     client.result("bank.train", collection="c", seconds=3600)
     for at in (1, 3):
@@ -177,6 +203,7 @@ try:
     make_model(MODEL)
     at_once = at_a_stretch()
     test_budget_and_pause(at_once)
+    test_half(at_once)
     test_kill(at_once)
     test_purge()
 finally:

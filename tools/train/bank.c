@@ -93,6 +93,48 @@ need_bank(struct bank_run *r, const struct mb_cli *cli, const char *collection,
         r->store, collection, &settings, &model, NULL, NULL, &number, err);
 }
 
+/* What the blocks of a bank came to. */
+struct summary {
+    size_t n; /* blocks, the generic one aside */
+    size_t n_gained;
+    uint64_t bytes;
+    uint64_t held_out; /* tokens */
+    double before;     /* their loss without the blocks */
+    double after;
+};
+
+/* generic: NULL if there is none. */
+static void
+print_losses(const struct bank_run *r, const struct mb_banker_train *t,
+    const struct summary *s, const struct mb_banks_node *generic)
+{
+    bool has_generic = generic != NULL && generic->n_held_out > 0;
+
+    if (r->json) {
+        (void)printf(
+            "{\"finished\":%s,\"nodes\":%zu,\"gained\":%zu,\"bytes\":%llu,"
+            "\"tokens\":%llu,\"seconds\":%.1f,\"held_out\":%llu,"
+            "\"before\":%.6f,\"after\":%.6f",
+            t->is_finished ? "true" : "false", s->n, s->n_gained,
+            (unsigned long long)s->bytes, (unsigned long long)t->at.n_tokens,
+            t->at.seconds, (unsigned long long)s->held_out, s->before,
+            s->after);
+        if (has_generic)
+            (void)printf(",\"generic\":%.6f", generic->after);
+        (void)printf("}\n");
+        return;
+    }
+    (void)printf("%zu of %zu subtrees as they should be, %zu of %zu blocks "
+                 "help, %.1f MB\n%.2fM tokens in %.0f s; held-out text: %.4f "
+                 "nats a token without, %.4f with (%llu tokens)\n",
+        t->at.done, t->at.n_subtrees, s->n_gained, s->n, (double)s->bytes / 1e6,
+        (double)t->at.n_tokens / 1e6, t->at.seconds, s->before, s->after,
+        (unsigned long long)s->held_out);
+    if (has_generic)
+        (void)printf(
+            "with a block of that size for all texts: %.4f\n", generic->after);
+}
+
 /* How many blocks there are, and what held-out text says. */
 static mb_status
 print_summary(struct bank_run *r, const char *collection,
@@ -105,6 +147,7 @@ print_summary(struct bank_run *r, const char *collection,
     struct mb_banks_node *nodes = NULL;
     uint64_t held = 0;
     uint64_t bytes = 0;
+    const struct mb_banks_node *generic = NULL;
     size_t n = 0;
     size_t n_gained = 0;
     double before = 0;
@@ -118,6 +161,8 @@ print_summary(struct bank_run *r, const char *collection,
         st = mb_banks_get(snap, &coll, &bank, err);
     if (st == MB_OK)
         st = mb_banks_nodes(snap, &coll, bank.bank, arena, &nodes, &n, err);
+    if (st == MB_OK && n > 0 && nodes[n - 1].node == MB_BANKS_GENERIC)
+        generic = &nodes[--n];
     for (size_t i = 0; i < n; i++) {
         n_gained += nodes[i].has_gained;
         bytes += nodes[i].block_bytes;
@@ -132,26 +177,12 @@ print_summary(struct bank_run *r, const char *collection,
         after /= (double)held;
     }
     mb_snapshot_end(snap);
+    if (st == MB_OK)
+        print_losses(r, t,
+            &(struct summary){n, n_gained, bytes, held, before, after},
+            generic);
     mb_arena_free(arena);
-    if (st != MB_OK)
-        return st;
-    if (r->json)
-        (void)printf(
-            "{\"finished\":%s,\"nodes\":%zu,\"gained\":%zu,\"bytes\":%llu,"
-            "\"tokens\":%llu,\"seconds\":%.1f,\"held_out\":%llu,"
-            "\"before\":%.6f,\"after\":%.6f}\n",
-            t->is_finished ? "true" : "false", n, n_gained,
-            (unsigned long long)bytes, (unsigned long long)t->at.n_tokens,
-            t->at.seconds, (unsigned long long)held, before, after);
-    else
-        (void)printf(
-            "%zu of %zu subtrees as they should be, %zu of %zu blocks help, "
-            "%.1f MB\n%.2fM tokens in %.0f s; held-out text: %.4f nats a "
-            "token without, %.4f with (%llu tokens)\n",
-            t->at.done, t->at.n_subtrees, n_gained, n, (double)bytes / 1e6,
-            (double)t->at.n_tokens / 1e6, t->at.seconds, before, after,
-            (unsigned long long)held);
-    return MB_OK;
+    return st;
 }
 
 static mb_status
@@ -179,6 +210,7 @@ train_bank(const struct mb_cli *cli, struct mb_error *err)
     struct mb_banker_train t = {
         .collection = collection,
         .is_stopped = is_stopped,
+        .gives_way = is_stopped, // a signal need not wait for a whole step
         .progress = on_progress,
         .arg = &r,
     };
