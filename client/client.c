@@ -460,7 +460,7 @@ deadline_of(const struct membank *mb)
 }
 
 void
-request_begin(struct request *r, struct membank *mb, const char *op,
+request_start(struct request *r, struct membank *mb, const char *op,
     size_t n_args, struct membank_bytes extra)
 {
     size_t n_extra = 0;
@@ -534,7 +534,7 @@ membank_call(struct membank *mb, const char *op, struct membank_bytes args,
     if (st != MEMBANK_OK)
         return st;
     struct request r;
-    request_begin(&r, mb, op, 0, args);
+    request_start(&r, mb, op, 0, args);
     return request_call(&r, out, err);
 }
 
@@ -546,7 +546,7 @@ membank_send(struct membank *mb, const char *op, struct membank_bytes args,
     if (st != MEMBANK_OK)
         return st;
     struct request r;
-    request_begin(&r, mb, op, 0, args);
+    request_start(&r, mb, op, 0, args);
     st = send_request(&r, (membank_status)r.w.status, deadline_of(mb), err);
     if (st == MEMBANK_OK)
         *ticket = mb->last_ticket;

@@ -57,7 +57,7 @@ struct request {
     struct mb_writer w;
 };
 
-void request_begin(struct request *r, struct membank *mb, const char *op,
+void request_start(struct request *r, struct membank *mb, const char *op,
     size_t n_args, struct membank_bytes extra);
 /* Send it and wait; out may be NULL. */
 membank_status request_call(

@@ -6,7 +6,7 @@
  * have their default are left out, so that an older daemon is not asked for
  * what it does not know.
  * Invariants: maps that the caller gives are checked before anything is
- * written; what is counted in request_begin is written after it.
+ * written; what is counted in request_start is written after it.
  * Threads: the client's own. */
 #include "client.h"
 
@@ -88,7 +88,7 @@ membank_ping(
     struct membank *mb, struct membank_server *out, struct membank_error *err)
 {
     struct request r;
-    request_begin(&r, mb, "ping", 0, no_bytes);
+    request_start(&r, mb, "ping", 0, no_bytes);
     struct membank_reply *reply = NULL;
     membank_status st = request_call(&r, &reply, err);
     if (st != MEMBANK_OK)
@@ -145,7 +145,7 @@ membank_create(struct membank *mb, const char *name,
     if (opt->extra.size > 0)
         extra = mb_wire_map_body(client_slice(opt->extra), &n_extra);
     struct request r;
-    request_begin(&r, mb, "create", 2 + one_if(opt->exist_ok), no_bytes);
+    request_start(&r, mb, "create", 2 + one_if(opt->exist_ok), no_bytes);
     mb_write_kv_cstr(&r.w, "name", name);
     if (opt->exist_ok)
         mb_write_kv_bool(&r.w, "exist_ok", true);
@@ -167,7 +167,7 @@ membank_drop(struct membank *mb, const char *name, struct membank_error *err)
     if (st != MEMBANK_OK)
         return st;
     struct request r;
-    request_begin(&r, mb, "drop", 1, no_bytes);
+    request_start(&r, mb, "drop", 1, no_bytes);
     mb_write_kv_cstr(&r.w, "name", name);
     return request_call(&r, NULL, err);
 }
@@ -177,7 +177,7 @@ membank_collections(
     struct membank *mb, struct membank_reply **out, struct membank_error *err)
 {
     struct request r;
-    request_begin(&r, mb, "collections", 0, no_bytes);
+    request_start(&r, mb, "collections", 0, no_bytes);
     return request_call(&r, out, err);
 }
 
@@ -186,7 +186,7 @@ membank_stats(struct membank *mb, const char *collection,
     struct membank_reply **out, struct membank_error *err)
 {
     struct request r;
-    request_begin(&r, mb, "stats", one_if(collection != NULL), no_bytes);
+    request_start(&r, mb, "stats", one_if(collection != NULL), no_bytes);
     if (collection)
         mb_write_kv_cstr(&r.w, "collection", collection);
     return request_call(&r, out, err);
@@ -277,7 +277,7 @@ membank_put(struct membank *mb, const char *collection,
         return st;
     struct request r;
     size_t n_args = 2 + one_if(opt->wait_searchable) + one_if(opt->repair_utf8);
-    request_begin(&r, mb, "put", n_args, opt->extra);
+    request_start(&r, mb, "put", n_args, opt->extra);
     mb_write_kv_cstr(&r.w, "collection", collection);
     if (opt->wait_searchable)
         mb_write_kv_cstr(&r.w, "wait", "searchable");
@@ -309,7 +309,7 @@ membank_get(struct membank *mb, const char *collection, const char *id,
     if (st != MEMBANK_OK)
         return st;
     struct request r;
-    request_begin(&r, mb, "get", 2, no_bytes);
+    request_start(&r, mb, "get", 2, no_bytes);
     mb_write_kv_cstr(&r.w, "collection", collection);
     mb_write_kv_cstr(&r.w, "id", id);
     struct membank_reply *reply = NULL;
@@ -328,7 +328,7 @@ membank_list(struct membank *mb, const char *collection, const char *after,
     if (st != MEMBANK_OK)
         return st;
     struct request r;
-    request_begin(&r, mb, "list",
+    request_start(&r, mb, "list",
         1 + one_if(after != NULL) + one_if(limit > 0) + one_if(filter.size > 0),
         no_bytes);
     mb_write_kv_cstr(&r.w, "collection", collection);
@@ -369,7 +369,7 @@ membank_delete(struct membank *mb, const char *collection,
     if (st != MEMBANK_OK)
         return st;
     struct request r;
-    request_begin(&r, mb, "delete", 2, no_bytes);
+    request_start(&r, mb, "delete", 2, no_bytes);
     mb_write_kv_cstr(&r.w, "collection", collection);
     mb_write_cstr(&r.w, "ids");
     mb_write_array(&r.w, n);
@@ -391,7 +391,7 @@ membank_delete_where(struct membank *mb, const char *collection,
     if (st != MEMBANK_OK)
         return st;
     struct request r;
-    request_begin(&r, mb, "delete", 2, no_bytes);
+    request_start(&r, mb, "delete", 2, no_bytes);
     mb_write_kv_cstr(&r.w, "collection", collection);
     mb_write_cstr(&r.w, "filter");
     mb_write_raw(&r.w, client_slice(filter));
@@ -466,7 +466,7 @@ membank_query(struct membank *mb, const struct membank_query_options *opt,
                     one_if(opt->vector != NULL) + one_if(opt->k > 0) +
                     one_if(opt->filter.size > 0) + one_if(opt->fields != NULL);
     struct request r;
-    request_begin(&r, mb, "query", n_args, opt->extra);
+    request_start(&r, mb, "query", n_args, opt->extra);
     write_query(&r.w, opt);
     struct membank_reply *reply = NULL;
     st = request_call(&r, &reply, err);
@@ -484,7 +484,7 @@ membank_embed(struct membank *mb, const char *collection,
     if (st != MEMBANK_OK)
         return st;
     struct request r;
-    request_begin(&r, mb, "embed", 2, no_bytes);
+    request_start(&r, mb, "embed", 2, no_bytes);
     mb_write_kv_cstr(&r.w, "collection", collection);
     mb_write_cstr(&r.w, "texts");
     mb_write_array(&r.w, n);
