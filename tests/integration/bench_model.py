@@ -33,7 +33,7 @@ with tempfile.TemporaryDirectory(prefix="membank-bench-test-") as folder:
     make_model.make(model, type="Q8_0", n_layers=1, d_model=64, n_heads=4,
                     d_ff=64, n_vocab=300)
     small = ["--model", model, "--prompts", "8,30", "--contexts", "4,70",
-             "--sequences", "1,3"]
+             "--sequences", "1,3", "--clients", "5"]
     r = json.loads(run("--json", *small, "--threads", "1", "generate").stdout)
     assert (r["arch"], r["weights"], r["cache"]) == ("llama", "Q8_0", "f16"), r
     # All is read for a token but the embedding table, which is not tied.
@@ -50,6 +50,15 @@ with tempfile.TemporaryDirectory(prefix="membank-bench-test-") as folder:
         if s["what"] == "decode":
             assert near(s["weight_bytes_per_s"],
                         r["decode_bytes"] / s["ms"] * 1000), s
+    one, five = r["clients"]
+    assert (one["clients"], five["clients"]) == (1, 5), r
+    assert five["tokens"] == 5 * one["tokens"] > 0, r
+    for c in r["clients"]:
+        assert near(c["tokens_per_s"], c["tokens"] / c["last_end_ms"] * 1000), c
+        assert 0 < c["longest_first_ms"] < c["last_end_ms"], c
+        assert 0 < c["median_pause_ms"] <= c["longest_pause_ms"], c
+        # Nobody waits until another is done.
+        assert c["first_end_ms"] > c["longest_first_ms"], c
     # Longer than there is cache for: left out, not an error.
     r = json.loads(run("--json", "--model", model, "--prompts", "1",
                        "--contexts", "19999", "--sequences", "1", "--threads",
@@ -77,7 +86,7 @@ with tempfile.TemporaryDirectory(prefix="membank-bench-test-") as folder:
                                                         "Q8_0")}, r
     assert all(p["us_with"] > 0 and p["ratio"] > 0 for p in r["passes"]), r
     table = run(*small, "--threads", "1", "generate").stdout.splitlines()
-    assert len(table) == 8 and "tokens/s" in table[1], table
+    assert len(table) == 11 and "tokens/s" in table[1], table
     for option, value in (("prompts", "8,"), ("prompts", "0"),
                           ("contexts", "x"), ("contexts", "1,,2"),
                           ("sequences", "17"), ("cache", "f64"),

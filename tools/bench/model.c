@@ -5,15 +5,18 @@
  * on what they say. A figure is the median of passes; each series is run on one
  * thread and on all. Decoding reads all weights once a pass: bytes of weights a
  * second stand beside what the machine reads at best. (A model that a cache
- * holds may be read faster than memory is.)
+ * holds may be read faster than memory is.) With generate, clients of the
+ * engine end it: crowd.c.
  * Threads: the main thread; passes have their own. */
 #include "model.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "crowd.h"
 #include "display.h"
 #include "json.h"
 #include "mb_decoder.h"
@@ -58,6 +61,9 @@ struct speed {
     float *logits;       /* (MAX_BATCH, n_vocab) */
     struct table *table;
     struct mb_buffer rows; /* JSON objects, comma between */
+    mb_cache_type cache_type;
+    struct table *crowds; /* with generate, or NULL */
+    struct mb_buffer crowd_rows;
 };
 
 /* One line of the result. */
@@ -141,6 +147,14 @@ print_json(const struct speed *s, const char *what)
     if (w.status == MB_OK)
         w.status = mb_buffer_append(&buf, s->rows.data, s->rows.size);
     json_array_end(&w);
+    if (s->crowds != NULL) {
+        json_key(&w, "clients");
+        json_array_begin(&w);
+        if (w.status == MB_OK)
+            w.status =
+                mb_buffer_append(&buf, s->crowd_rows.data, s->crowd_rows.size);
+        json_array_end(&w);
+    }
     json_object_end(&w);
     tool_put_line(&buf);
     mb_buffer_fini(&buf);
@@ -158,6 +172,8 @@ print_table(const struct speed *s)
         show_bytes(bytes, s->info->decode_bytes), mb_cli_str(s->cli, "cache"),
         mb_cpu_count());
     table_print(s->table, stdout, 0);
+    if (s->crowds != NULL)
+        table_print(s->crowds, stdout, 0);
 }
 
 /* ---- passes ---- */
@@ -324,6 +340,76 @@ measure_embed(struct speed *s, struct mb_error *err)
     return st == MB_OK ? time_rounds(s, &many, round_embed, err) : st;
 }
 
+/* ---- many clients ---- */
+
+static mb_status
+add_crowd(struct speed *s, size_t n_clients, const struct crowd_result *r)
+{
+    double rate = (double)r->n_tokens / r->seconds;
+    struct json_writer w;
+
+    table_cell(s->crowds, "%zu", n_clients);
+    table_cell(s->crowds, "%zu", r->prompt);
+    table_cell(s->crowds, "%zu", r->n_tokens);
+    table_cell(s->crowds, "%.0f", rate);
+    table_cell(s->crowds, "%.1f", r->first_s * 1e3);
+    table_cell(s->crowds, "%.1f", r->median_s * 1e3);
+    table_cell(s->crowds, "%.1f", r->pause_s * 1e3);
+    table_cell(s->crowds, "%.1f", r->fastest_s * 1e3);
+    table_cell(s->crowds, "%.1f", r->seconds * 1e3);
+    if (s->crowd_rows.size > 0 &&
+        mb_buffer_append(&s->crowd_rows, ",", 1) != MB_OK)
+        return MB_ERR_NOMEM;
+    json_writer_init(&w, &s->crowd_rows);
+    json_object_begin(&w);
+    json_kv_u64(&w, "clients", n_clients);
+    json_kv_u64(&w, "threads", s->n_threads);
+    json_kv_u64(&w, "prompt", r->prompt);
+    json_kv_u64(&w, "tokens", r->n_tokens);
+    json_kv_f64(&w, "tokens_per_s", rate);
+    json_kv_f64(&w, "longest_first_ms", r->first_s * 1e3);
+    json_kv_f64(&w, "median_pause_ms", r->median_s * 1e3);
+    json_kv_f64(&w, "longest_pause_ms", r->pause_s * 1e3);
+    json_kv_f64(&w, "first_end_ms", r->fastest_s * 1e3);
+    json_kv_f64(&w, "last_end_ms", r->seconds * 1e3);
+    json_object_end(&w);
+    return w.status;
+}
+
+/* One client alone, then --clients together, through the engine. A file that
+ * cannot write text has no clients. */
+static mb_status
+measure_clients(struct speed *s, struct mb_error *err)
+{
+    static const char *const heads[] = {"clients", "prompt", "tokens",
+        "tokens/s", "first ms, longest", "pause ms, median", "longest",
+        "first end ms", "last"};
+    struct crowd_options o = {.n_clients = 1,
+        .n_threads = s->n_threads,
+        .cache = s->cache_type,
+        .seed = 1};
+    struct mb_tokenizer *tokenizer = NULL;
+    struct crowd_result r;
+    uint64_t most = 0;
+    mb_status st = mb_cli_u64(s->cli, "clients", 1, 1000, &most, err);
+
+    if (st != MB_OK || mb_tokenizer_new(s->gguf, &tokenizer, NULL) != MB_OK)
+        return st;
+    s->crowds = table_new(COUNT(heads), heads, "rrrrrrrrr");
+    if (s->crowds == NULL)
+        st = mb_error_set(err, MB_ERR_NOMEM, "table");
+    while (st == MB_OK) {
+        st = bench_crowd(s->decoder, tokenizer, &o, &r, err);
+        if (st == MB_OK)
+            st = add_crowd(s, o.n_clients, &r);
+        if (o.n_clients >= most)
+            break;
+        o.n_clients = (size_t)most;
+    }
+    mb_tokenizer_free(tokenizer);
+    return st;
+}
+
 /* ---- the model ---- */
 
 mb_status
@@ -404,8 +490,7 @@ open_model(struct speed *s, struct mb_error *err)
 {
     static const char *const heads[] = {"pass", "threads", "context",
         "sequences", "tokens", "ms", "tokens/s", "weights GB/s", "of memory's"};
-    mb_cache_type type = MB_CACHE_F16;
-    mb_status st = read_options(s, &type, err);
+    mb_status st = read_options(s, &s->cache_type, err);
 
     s->path = mb_cli_str(s->cli, "model");
     if (s->path == NULL)
@@ -421,7 +506,7 @@ open_model(struct speed *s, struct mb_error *err)
     s->table = table_new(COUNT(heads), heads, "lrrrrrrrr");
     if (s->table == NULL)
         return mb_error_set(err, MB_ERR_NOMEM, "table");
-    st = mb_cache_new(s->decoder, type,
+    st = mb_cache_new(s->decoder, s->cache_type,
         MAX_ROWS + (size_t)MAX_BATCH * MB_BLOCK_ROWS, &s->cache, err);
     for (size_t i = 0; i < MAX_BATCH && st == MB_OK; i++)
         st = mb_sequence_new(s->cache, &s->seqs[i], err);
@@ -441,7 +526,9 @@ close_model(struct speed *s)
     mb_free(s->hidden);
     mb_free(s->logits);
     table_free(s->table);
+    table_free(s->crowds);
     mb_buffer_fini(&s->rows);
+    mb_buffer_fini(&s->crowd_rows);
 }
 
 static mb_status
@@ -472,12 +559,15 @@ bench_model(const struct mb_cli *cli, const char *what, struct mb_error *err)
     mb_status st = mb_cli_u64(cli, "threads", 0, 1024, &n_threads, err);
 
     mb_buffer_init(&s.rows, SIZE_MAX / 2);
+    mb_buffer_init(&s.crowd_rows, SIZE_MAX / 2);
     if (st == MB_OK)
         st = open_model(&s, err);
     if (st == MB_OK)
         st = measure(&s, n_threads > 0 ? (unsigned)n_threads : 1, what, err);
     if (st == MB_OK && n_threads == 0 && mb_cpu_count() > 1)
         st = measure(&s, mb_cpu_count(), what, err);
+    if (st == MB_OK && strcmp(what, "generate") == 0)
+        st = measure_clients(&s, err);
     if (st == MB_OK && mb_cli_has(cli, "json"))
         print_json(&s, what);
     else if (st == MB_OK)
