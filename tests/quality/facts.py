@@ -14,9 +14,10 @@ import subprocess
 import sys
 
 tool = os.path.join(os.environ["MB_BINARY_DIR"], "tools", "membank-eval")
-SIZE = ["--fan-out", "4", "--tokens", "256000", "--batch", "8", "--seed", "1"]
-# Of these none may be missed.
-MUST = {1}
+# As many mentions of each fact as with the defaults, in a smaller world.
+SIZE = ["--fan-out", "3", "--tokens", "112640", "--batch", "8", "--seed", "1"]
+# Of these none may be missed: the first is exact, the others have wide margins.
+MUST = {1, 3, 5, 13}
 
 result = json.loads(subprocess.run(
     [tool, "--json", *SIZE, "facts"], check=True, stdout=subprocess.PIPE,
