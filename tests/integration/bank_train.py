@@ -120,6 +120,30 @@ def rows(client):
     return client.result("stats")["tables"]["bank_training"]["rows"]
 
 
+def test_gone():
+    """The bank is replaced, taken away, dropped with its collection: training
+    ends, and the daemon goes on."""
+    _, daemon, client = fresh("gone")
+    for op, args in (("bank.build", {"collection": "c"}),
+                     ("bank.reset", {"collection": "c"}),
+                     ("drop", {"name": "c"})):
+        client.result("bank.train", collection="c")
+        wait_for("a step", lambda: steps(client) > 0 or
+                 training(client) is None)
+        client.result(op, **args)
+        wait_for("the end of it", lambda: all(
+            job["state"] not in ("running", "waiting")
+            for job in client.result("jobs")["jobs"]))
+        if op == "bank.build":
+            check(training(client) is None, "it was of the bank before")
+        if op == "bank.reset":
+            client.result("bank.build", collection="c",
+                          settings={"fan_out": 2, "levels": 2})
+    check(client.error("bank.train", collection="c")["code"] == "not_found")
+    check(client.result("verify")["broken"] == 0, "verify")
+    daemon.stop()
+
+
 def test_kill(whole):
     # Two threads make the same bits as one.
     OPTIONS.extend(["--bank-threads", "2"])
@@ -204,6 +228,7 @@ try:
     at_once = at_a_stretch()
     test_budget_and_pause(at_once)
     test_half(at_once)
+    test_gone()
     test_kill(at_once)
     test_purge()
 finally:
