@@ -21,6 +21,7 @@
 #include "passkey.h"
 #include "ppl.h"
 #include "tool.h"
+#include "verbatim.h"
 
 #define MAX_PATH OWN_MAX_PATH
 #define N_MODES  3
@@ -61,8 +62,12 @@ static const struct mb_cli_option options[] = {
         "none"},
     {"lengths", 0, "TOKENS,...", false, "with passkey: how long texts are",
         "1024,4096,8192,16384,32768"},
-    {"prompts", 'n', "N", false, "with passkey: prompts of each length", "20"},
+    {"prompts", 'n', "N", false,
+        "with passkey and verbatim: prompts of each length", "20"},
     {"decoys", 0, "N", false, "with passkey: keys of others in each text", "0"},
+    {"distances", 0, "TOKENS,...", false,
+        "with verbatim: tokens between the lists", "64,512,2048"},
+    {"words", 0, "N", false, "with verbatim: nouns of a list, 2 to 16", "8"},
     {"digits", 0, "N", false, "with passkey: of a key, 1 to 9", "5"},
     {"filler", 0, "FILE", false,
         "with passkey: natural text around the keys; else five sentences "
@@ -113,7 +118,7 @@ static const struct mb_cli_example examples[] = {
 static const struct mb_cli_program program = {
     .name = "membank-eval",
     .summary = "measure search against judgements, and models on texts",
-    .usage = "[OPTION]... ir DIR... | ppl FILE... | passkey | facts",
+    .usage = "[OPTION]... ir DIR... | ppl FILE... | passkey | verbatim | facts",
     .description =
         "ir: Each DIR holds corpus.jsonl (_id, title, text), queries.jsonl "
         "(_id, "
@@ -133,7 +138,13 @@ static const struct mb_cli_program program = {
         "context through landmarks; at its end the model is asked for it. "
         "Right answers have all digits right; found are those prompts whose "
         "key was in a block that was retrieved, or at hand, for the answer. "
-        "-k 0 retrieves nothing: the control.\n\n"
+        "-k 0 retrieves nothing: the control.\n\n\n\n"
+        "verbatim: A list of nouns, other text, then a list with the same "
+        "nouns "
+        "(repeated), in another order (permuted), or with others (novel): the "
+        "second list's -log p in percent of the first's, by each path on which "
+        "it may be known: none at all, a window, landmarks, and a search whose "
+        "best segment is pasted. Without memory all are about 100."
         "facts: A made-up world of entities, of which few texts speak of most "
         "and many of a few, and the 118 elements. A small model learns from "
         "its texts; then blocks are trained beside it, by the topics that a "
@@ -299,6 +310,10 @@ run(struct eval *e)
     if (n >= 2 && strcmp(mb_cli_arg(e->cli, 0), "ppl") == 0)
         return ppl_run(e->cli, 1, &err) == MB_OK ? 0
                                                  : mb_cli_fail(&program, &err);
+    if (n == 1 && strcmp(mb_cli_arg(e->cli, 0), "verbatim") == 0)
+        return verbatim_run(e->cli, &err) == MB_OK
+                   ? 0
+                   : mb_cli_fail(&program, &err);
     if (n == 1 && strcmp(mb_cli_arg(e->cli, 0), "passkey") == 0)
         return passkey_run(e->cli, &err) == MB_OK ? 0
                                                   : mb_cli_fail(&program, &err);

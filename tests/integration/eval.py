@@ -127,9 +127,60 @@ def test_passkey():
     for words, more in (("--lengths", ["--lengths", "12"]),
                         ("--lengths", ["--lengths", "300,x"]),
                         ("--decoys", ["--decoys", "99"]),
+                        ("--digits", ["--digits", "0"]),
                         ("no-such-file", ["--filler", "no-such-file"]),
                         ("p.csv", ["--csv", folder + "/no/p.csv"])):
         assert words in run(*more, "passkey", code=1).stderr, (words, more)
+
+
+def test_digits():
+    csv = os.path.join(folder, "d.csv")
+    run("-n", "2", "--lengths", "200", "--digits", "2", "--csv", csv,
+        "passkey")
+    keys = [row.split(",")[4] for row in
+            open(csv, encoding="utf-8").read().splitlines()[1:]]
+    assert len(keys) == 2 and all(len(k) == 2 and k.isdigit()
+                                  for k in keys), keys
+
+
+def test_verbatim():
+    """Lists are the same on all paths; without blocks the landmarks' path is
+    the window's."""
+    csv, svg = (os.path.join(folder, name) for name in ("v.csv", "v.svg"))
+    args = ["--json", "-n", "2", "--words", "4", "--distances", "30,400",
+            "--segment", "1"]
+    out = run(*args, "-k", "0", "--csv", csv, "--svg", svg,
+              "verbatim").stdout
+    r = {(x["path"], x["distance"]): x
+         for x in map(json.loads, out.splitlines())}
+    assert len(r) == 8, r
+    kinds = ("repeated", "permuted", "novel")
+    for distance in (30, 400):
+        a, b = r["window", distance], r["landmark", distance]
+        assert all(a[k] == b[k] for k in kinds), (a, b)
+        assert r["none", distance]["prompts"] == 2, r
+    rows = [row.split(",") for row in
+            open(csv, encoding="utf-8").read().splitlines()]
+    assert rows[0] == ["path", "distance", "kind", "prompt", "first_nll",
+                       "second_nll"], rows
+    assert len(rows) == 1 + 8 * 3 * 2, len(rows)
+    mine = [row for row in rows if row[:3] == ["none", "400", "novel"]]
+    share = 100 * sum(float(x[5]) for x in mine) / sum(float(x[4])
+                                                       for x in mine)
+    assert near(share, r["none", 400]["novel"], 1e-3), (share, r)
+    # Where nothing of the first list is known, kinds differ by chance alone.
+    assert all(60 < r["none", 400][k] < 150 for k in kinds), r
+    picture = open(svg, encoding="utf-8").read()
+    assert picture.startswith("<svg") and picture.count("<title>") == 24
+    out = run(*args, "-k", "4", "verbatim").stdout
+    more = {(x["path"], x["distance"]): x
+            for x in map(json.loads, out.splitlines())}
+    assert more["window", 400] == {**r["window", 400], "k": 4}, more
+    assert more["landmark", 400]["repeated"] != r["landmark",
+                                                  400]["repeated"], more
+    for words, wrong in (("--words", ["--words", "1"]),
+                         ("--distances", ["--distances", "x"])):
+        assert words in run(*wrong, "verbatim", code=1).stderr, words
 
 
 def test_facts():
@@ -203,6 +254,8 @@ try:
     run(code=2)
     test_ppl()
     test_passkey()
+    test_digits()
+    test_verbatim()
     test_facts()
     run("ppl", code=2)
     left = [f for f in os.listdir(tempfile.gettempdir())
