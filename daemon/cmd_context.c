@@ -76,6 +76,8 @@ pack_settings(struct call *c, struct context_settings *s, struct mb_slice *out)
     context_settings_default(c->d->reader, s);
     if (st == MB_OK && map != NULL)
         st = context_settings_read(map, s, &c->err);
+    if (st == MB_OK)
+        st = context_settings_bind(c->d->reader, s, &c->err);
     if (st != MB_OK)
         return st;
     mb_buffer_init(&bytes, MB_MAX_CONTEXT_SETTINGS);

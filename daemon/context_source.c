@@ -213,6 +213,7 @@ make_op(struct open_context *oc, const struct mb_context_segment *seg,
         blocks[i] =
             (struct mb_stored_block){.sum = seg->sums[i], .kv = seg->blocks[i]};
     }
+    blocks[seg->n_blocks - 1].memory = seg->memory;
     return mb_op_context_append_new(&a, out, err);
 }
 

@@ -58,8 +58,11 @@ static mb_status
 restore_block(void *arg, const struct mb_stored_sum *sum)
 {
     struct restore *r = arg;
+    mb_status st = mb_context_restore(r->oc->model, sum->sum, r->err);
 
-    return mb_context_restore(r->oc->model, sum->sum, r->err);
+    if (st == MB_OK && sum->memory.size > 0)
+        st = mb_context_restore_memory(r->oc->model, sum->memory, r->err);
+    return st;
 }
 
 static mb_status

@@ -32,6 +32,8 @@ struct context_settings {
     mb_select prefill;
     mb_select decode;
     mb_tail tail;
+    mb_memory memory;
+    char companion[2 * READER_FINGERPRINT + 1]; /* whose memories; "": none */
 };
 
 struct contexts_stats {
@@ -108,8 +110,12 @@ void context_settings_write(
 /* Errors: CORRUPT. */
 MB_MUST_USE mb_status context_settings_parse(struct mb_slice msgpack,
     struct mb_arena *arena, struct context_settings *out, struct mb_error *err);
+/* Note which companion its memories are of. Errors: NOT_IMPLEMENTED (the model
+ * has none), MISMATCH (they are of another). */
+MB_MUST_USE mb_status context_settings_bind(
+    struct reader *r, struct context_settings *s, struct mb_error *err);
 /* The model's options for them. Errors: NOT_IMPLEMENTED (a model without a
- * landmark). */
+ * landmark, or without a companion), MISMATCH (another companion). */
 MB_MUST_USE mb_status context_options(struct reader *r,
     const struct context_settings *s, struct mb_context_options *out,
     struct mb_error *err);

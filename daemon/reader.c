@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * daemon/reader.c - the model that reads: decoder, tokenizer, engine.
  * Invariants: engine, decoder and tokenizer are there, or absence says why not.
- * Threads: immutable after open but for the fingerprint (`lock`) and `stopped`.
+ * Threads: immutable after open but for fingerprint and companion (`lock`) and
+ * `stopped`.
  */
 #include "reader.h"
 
@@ -28,6 +29,9 @@ struct reader {
     pthread_mutex_t lock;
     bool has_fingerprint;
     uint8_t fingerprint[READER_FINGERPRINT];
+    bool has_companion;
+    struct companion companion;
+    uint8_t companion_fingerprint[READER_FINGERPRINT];
 };
 
 static void
@@ -132,6 +136,7 @@ reader_close(struct reader *r)
     if (r == NULL)
         return;
     mb_engine_free(r->engine);
+    companion_free(&r->companion);
     mb_decoder_close(r->decoder);
     mb_tokenizer_free(r->tokenizer);
     mb_gguf_close(r->gguf);
@@ -227,6 +232,31 @@ reader_fingerprint(struct reader *r, uint8_t out[READER_FINGERPRINT])
     r->has_fingerprint = true;
     memcpy(out, r->fingerprint, READER_FINGERPRINT);
     (void)pthread_mutex_unlock(&r->lock);
+}
+
+mb_status
+reader_companion(struct reader *r, const struct companion **out,
+    uint8_t fingerprint[READER_FINGERPRINT], struct mb_error *err)
+{
+    struct mb_error why = {0};
+    mb_status st = MB_OK;
+
+    (void)pthread_mutex_lock(&r->lock);
+    if (!r->has_companion) {
+        // Looked for again each time: it may come while the daemon runs.
+        st = companion_open(r->path, r->gguf, reader_info(r)->d_model,
+            &r->companion, r->companion_fingerprint, &why);
+        r->has_companion = st == MB_OK;
+    }
+    memcpy(fingerprint, r->companion_fingerprint, READER_FINGERPRINT);
+    (void)pthread_mutex_unlock(&r->lock);
+    *out = &r->companion;
+    return st == MB_OK
+               ? MB_OK
+               : mb_error_set(err, MB_ERR_NOT_IMPLEMENTED,
+                     "memory: model %s has no weights for it (membank-train "
+                     "hmt makes them): %s",
+                     reader_file(r), why.text);
 }
 
 mb_status

@@ -12,6 +12,7 @@
 
 #include "config.h"
 #include "mb_chat.h"
+#include "mb_companion.h"
 #include "mb_engine.h"
 
 #define READER_FINGERPRINT 16
@@ -46,6 +47,13 @@ size_t reader_n_head(const struct reader *r);
 const mb_token_id *reader_ends(const struct reader *r, size_t *n);
 /* Of the whole file. Slow for a large file when asked for the first time. */
 void reader_fingerprint(struct reader *r, uint8_t out[READER_FINGERPRINT]);
+
+/* What membank adds to the model (mb_companion.h), read when it is asked for
+ * first; valid as long as r; and its own fingerprint. Errors: NOT_IMPLEMENTED
+ * (there is none that fits: names the model and why). */
+MB_MUST_USE mb_status reader_companion(struct reader *r,
+    const struct companion **out, uint8_t fingerprint[READER_FINGERPRINT],
+    struct mb_error *err);
 
 /* The template of conversations. Errors: NOT_IMPLEMENTED (the file has none, or
  * one that is not known). */

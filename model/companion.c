@@ -15,6 +15,7 @@
 #define VERSION   1u
 #define MAX_BYTES ((size_t)1 << 34)
 #define HASH_TEXT 33u
+#define MAX_PATH  4096
 
 static void
 hash_text(const uint8_t hash[16], char out[HASH_TEXT])
@@ -225,4 +226,39 @@ companion_check(const struct companion *c, const uint8_t model[16],
         return mb_error_set(err, MB_ERR_MISMATCH,
             "companion: of width %zu, the model has %zu", c->d_model, d_model);
     return MB_OK;
+}
+
+/* ---- beside a model ---- */
+
+mb_status
+companion_open(const char *model_path, struct mb_gguf *model, size_t d_model,
+    struct companion *out, uint8_t fingerprint[16], struct mb_error *err)
+{
+    static const char end[] = ".gguf";
+    char path[MAX_PATH];
+    uint8_t hash[16];
+    struct mb_gguf *gguf = NULL;
+    size_t size = strlen(model_path);
+    size_t n = sizeof end - 1;
+    if (size > n && strcmp(model_path + size - n, end) == 0)
+        size -= n;
+    if (size > sizeof path - 32)
+        return mb_error_set(
+            err, MB_ERR_BAD_ARG, "companion: a path of %zu bytes", size);
+    (void)snprintf(
+        path, sizeof path, "%.*s.membank.gguf", (int)size, model_path);
+    mb_status st = mb_gguf_open(path, &gguf, err);
+    if (st != MB_OK)
+        return st;
+    st = companion_read(gguf, out, err);
+    if (st == MB_OK) {
+        mb_gguf_fingerprint(model, hash);
+        st = companion_check(out, hash, d_model, err);
+        if (st != MB_OK)
+            companion_free(out);
+    }
+    if (st == MB_OK && fingerprint)
+        mb_gguf_fingerprint(gguf, fingerprint);
+    mb_gguf_close(gguf);
+    return st;
 }

@@ -43,6 +43,12 @@ MB_MUST_USE mb_status companion_write(
 MB_MUST_USE mb_status companion_read(
     const struct mb_gguf *gguf, struct companion *out, struct mb_error *err);
 void companion_free(struct companion *c);
+/* The one beside the model's file: NAME.membank.gguf beside NAME.gguf, read and
+ * checked; and its own fingerprint, unless that is NULL. Errors: those of
+ * mb_gguf_open (NOT_FOUND: there is none), companion_read and companion_check. */
+MB_MUST_USE mb_status companion_open(const char *model_path,
+    struct mb_gguf *model, size_t d_model, struct companion *out,
+    uint8_t fingerprint[16], struct mb_error *err);
 /* Errors: MISMATCH (made for another model file, or width). */
 MB_MUST_USE mb_status companion_check(const struct companion *c,
     const uint8_t model[16], size_t d_model, struct mb_error *err);

@@ -45,7 +45,10 @@ static const struct mb_cli_option options[] = {
         NULL},
     {"context", 0, "KIND", false,
         "with ppl: none reads windows; landmark reads a document as one "
-        "context, of segments that retrieve blocks of what came before",
+        "context, of segments that retrieve blocks of what came before; hmt "
+        "gives segments memories of those before instead (of the model's "
+        "companion), both does both; sensory repeats the last tokens alone, "
+        "with -k 0 or landmarks: the control",
         "none"},
     {"k", 'k', "BLOCKS", false,
         "with landmarks: blocks that each choice retrieves; 0: none", "4"},
@@ -87,7 +90,8 @@ static const struct mb_cli_option options[] = {
         "topics that they were made from",
         "product"},
     {"csv", 0, "FILE", false,
-        "with passkey and facts: write each prompt's, or each run's, outcome",
+        "with passkey and facts: write each prompt's, or each run's, outcome; "
+        "with ppl: a line for each file",
         NULL},
     {"svg", 0, "FILE", false, "with passkey: draw right answers by depth",
         NULL},

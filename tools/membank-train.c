@@ -28,7 +28,7 @@ static const struct mb_cli_option options[] = {
     {"resume", 'r', NULL, false, "anchor, hmt: go on from DIR/checkpoint",
         NULL},
     {"steps", 0, "N", false,
-        "anchor: save and end after N steps of this sitting", NULL},
+        "anchor, hmt: save and end after N steps of this sitting", NULL},
     {"speed", 0, NULL, false,
         "anchor: measure a few steps beside plain sgemm, train nothing", NULL},
     {"print-config", 0, NULL, false, "print all keys with defaults, and end",
@@ -162,7 +162,7 @@ static const struct mb_cli_program program = {
         "model: a prompt that summarises, a first memory, two projections that "
         "recall, and their gain. The model stays as it is, unless "
         "--train-backbone is given. The folder gets checkpoint, curve.csv, "
-        "curve.svg and, at the end, NAME.membank.gguf, which belongs beside "
+        "curve.svg and NAME.membank.gguf, which belongs beside "
         "NAME.gguf. A held-out text tells what memories are worth.",
     .options = options,
     .examples = examples,

@@ -84,11 +84,11 @@ def test_ppl():
     table = run("ppl", file, file).stdout.splitlines()
     assert len(table) == 4 and "bits/byte" in table[1], table
     for words, args in (
-            ("context of 512", ["--window", "4096", "ppl", file]),
+            ("has a context of", ["--window", "4096", "ppl", file]),
             ("no text", ["ppl", folder + "/none"]),
             ("--stride", ["--window", "8", "--stride", "9", "ppl", file]),
             ("--cache", ["--cache", "q9", "ppl", file]),
-            ("--context", ["--context", "hmt", "ppl", file]),
+            ("--context", ["--context", "all", "ppl", file]),
             ("--select", ["--context", "landmark", "--select", "x", "ppl",
                           file]),
             ("none.gguf", ["--model", "none.gguf", "ppl", file]),

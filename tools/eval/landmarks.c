@@ -66,6 +66,38 @@ read_modes(struct landmarks *l, const struct mb_cli *cli, struct mb_error *err)
     return landmarks_cache_type(cli, &l->options.type, err);
 }
 
+bool
+landmarks_is_kind(const char *kind)
+{
+    static const char *const names[] = {"landmark", "sensory", "hmt", "both"};
+
+    return place_of(kind, names, 4) < 4;
+}
+
+/* What stands in front of each segment. */
+static mb_status
+open_memory(struct landmarks *l, const struct mb_cli *cli, struct mb_gguf *gguf,
+    const struct mb_decoder *decoder, struct mb_error *err)
+{
+    const char *kind = mb_cli_str(cli, "context");
+    bool is_hmt = strcmp(kind, "hmt") == 0;
+    mb_status st;
+
+    if (strcmp(kind, "sensory") == 0)
+        l->options.memory = MB_MEMORY_SENSORY;
+    else if (is_hmt || strcmp(kind, "both") == 0)
+        l->options.memory = MB_MEMORY_HMT;
+    if (l->options.memory == MB_MEMORY_NONE)
+        return MB_OK;
+    if (is_hmt)
+        l->options.modes.k = MB_CONTEXT_NONE;
+    st = companion_open(l->path, gguf, mb_decoder_info(decoder)->d_model,
+        &l->companion, NULL, err);
+    l->has_companion = st == MB_OK;
+    l->options.companion = &l->companion;
+    return st;
+}
+
 mb_status
 landmarks_open(struct landmarks *l, const struct mb_cli *cli,
     struct mb_gguf *gguf, const struct mb_decoder *decoder,
@@ -78,6 +110,8 @@ landmarks_open(struct landmarks *l, const struct mb_cli *cli,
     if (st == MB_OK && l->options.landmark < 0)
         st = mb_error_set(err, MB_ERR_NOT_FOUND,
             "the model's vocabulary has no piece " MB_LANDMARK_PIECE);
+    if (st == MB_OK)
+        st = open_memory(l, cli, gguf, decoder, err);
     if (st == MB_OK)
         st = mb_context_memory_new(&l->memory, err);
     if (st != MB_OK)
@@ -92,6 +126,8 @@ landmarks_close(struct landmarks *l)
 {
     mb_context_free(l->ctx);
     mb_context_memory_free(l->memory);
+    if (l->has_companion)
+        companion_free(&l->companion);
 }
 
 size_t

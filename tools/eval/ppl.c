@@ -62,6 +62,7 @@ struct ppl {
     size_t n;
     size_t capacity;
     struct progress progress;
+    FILE *csv; /* NULL: none */
     struct totals totals;
     bool has_header;
 };
@@ -83,10 +84,11 @@ read_options(struct ppl *p, mb_cache_type *cache, struct mb_error *err)
     if (p->path == NULL)
         p->path = access(MB_MODEL_INSTALLED, R_OK) == 0 ? MB_MODEL_INSTALLED
                                                         : MB_MODEL_SOURCE;
-    p->has_landmarks = strcmp(name, "landmark") == 0;
+    p->has_landmarks = landmarks_is_kind(name);
+    p->landmarks.path = p->path;
     if (st == MB_OK && !p->has_landmarks && strcmp(name, "none") != 0)
-        st = mb_error_set(
-            err, MB_ERR_BAD_ARG, "--context %s: none or landmark", name);
+        st = mb_error_set(err, MB_ERR_BAD_ARG,
+            "--context %s: none, landmark, sensory, hmt or both", name);
     return st == MB_OK ? landmarks_cache_type(p->cli, cache, err) : st;
 }
 
@@ -321,10 +323,9 @@ print_header(const struct ppl *p, const struct mb_decoder_info *info)
 {
     (void)printf("%s: %s, %s, ", p->path, info->arch, info->weights);
     if (p->has_landmarks)
-        (void)printf(
-            "landmarks, segments of %zu blocks, %zu retrieved by %s, tail %s",
-            p->landmarks.options.segment_blocks, landmarks_k(&p->landmarks),
-            p->landmarks.select, p->landmarks.tail);
+        (void)printf("%s, segments of %zu blocks, %zu retrieved by %s, tail %s",
+            mb_cli_str(p->cli, "context"), p->landmarks.options.segment_blocks,
+            landmarks_k(&p->landmarks), p->landmarks.select, p->landmarks.tail);
     else
         (void)printf("windows of %llu every %llu tokens",
             (unsigned long long)p->window, (unsigned long long)p->stride);
@@ -393,6 +394,41 @@ print_json(const struct ppl *p, const char *file)
     return w.status;
 }
 
+/* A line of --csv, behind its header. */
+static mb_status
+add_csv(struct ppl *p, const char *file, struct mb_error *err)
+{
+    struct figures f = figures_of(&p->totals);
+    size_t k = p->has_landmarks ? landmarks_k(&p->landmarks) : 0;
+    size_t segment = p->has_landmarks ? p->landmarks.options.segment_blocks : 0;
+
+    if (p->csv == NULL)
+        return MB_OK;
+    (void)fprintf(p->csv, "\"%s\",%s,%zu,%zu,%llu,%llu,%.6f,%.6f,%.6f,%.1f\n",
+        file, mb_cli_str(p->cli, "context"), k, segment,
+        (unsigned long long)p->totals.n_documents,
+        (unsigned long long)p->totals.n_scored, f.nats, f.perplexity, f.bits,
+        f.rate);
+    return fflush(p->csv) == 0 ? MB_OK
+                               : mb_error_set(err, MB_ERR_IO, "write --csv");
+}
+
+static mb_status
+open_csv(struct ppl *p, struct mb_error *err)
+{
+    const char *path = mb_cli_str(p->cli, "csv");
+
+    if (path == NULL)
+        return MB_OK;
+    p->csv = fopen(path, "w");
+    if (p->csv == NULL)
+        return mb_error_set(err, MB_ERR_IO, "open %s", path);
+    (void)fprintf(p->csv, "file,context,k,segment,documents,scored,"
+                          "nats_per_token,perplexity,bits_per_byte,"
+                          "tokens_per_s\n");
+    return MB_OK;
+}
+
 /* ---- files ---- */
 
 static void
@@ -441,7 +477,7 @@ measure_file(struct ppl *p, const char *file, struct mb_error *err)
         st = print_json(p, file);
     else if (st == MB_OK)
         print_row(p, file);
-    return st;
+    return st == MB_OK ? add_csv(p, file, err) : st;
 }
 
 mb_status
@@ -450,9 +486,13 @@ ppl_run(const struct mb_cli *cli, size_t first, struct mb_error *err)
     struct ppl p = {.cli = cli};
     mb_status st = open_model(&p, err);
 
+    if (st == MB_OK)
+        st = open_csv(&p, err);
     progress_init(&p.progress, stderr, false);
     for (size_t i = first; i < mb_cli_n_args(cli) && st == MB_OK; i++)
         st = measure_file(&p, mb_cli_arg(cli, i), err);
     close_model(&p);
+    if (p.csv != NULL && fclose(p.csv) != 0 && st == MB_OK)
+        st = mb_error_set(err, MB_ERR_IO, "write --csv");
     return st;
 }

@@ -40,6 +40,7 @@ subject_open(struct subject *s, const struct mb_cli *cli, struct mb_error *err)
     if (st == MB_OK)
         st = mb_pass_new(
             s->decoder, PASS_ROWS, (unsigned)n_threads, &s->pass, err);
+    s->landmarks.path = path;
     return st == MB_OK ? landmarks_open(&s->landmarks, cli, s->gguf, s->decoder,
                              s->tokenizer, err)
                        : st;

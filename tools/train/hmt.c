@@ -418,15 +418,18 @@ tell(struct hmt_run *r)
 }
 
 static mb_status
-loop(struct hmt_run *r, struct mb_error *err)
+loop(struct hmt_run *r, uint64_t max_steps, struct mb_error *err)
 {
     mb_status st = MB_OK;
+    uint64_t done = hmt_trainer_n_steps(r->trainer);
+    uint64_t last =
+        max_steps < n_steps(r) - done ? done + max_steps : n_steps(r);
     if (hmt_trainer_n_steps(r->trainer) == 0) {
         st = judge_controls(r, err);
         if (st == MB_OK)
             st = judge(r, r->s.mode, "memories", err);
     }
-    while (st == MB_OK && hmt_trainer_n_steps(r->trainer) < n_steps(r) &&
+    while (st == MB_OK && hmt_trainer_n_steps(r->trainer) < last &&
            !train_is_stopped) {
         st = one_step(r, err);
         if (st != MB_OK)
@@ -552,22 +555,24 @@ print_summary(const struct hmt_run *r, bool json)
         100 * (exp(memories - sensory) - 1));
     if (step < n_steps(r))
         (void)printf("to go on: the same with --resume\n");
-    else
-        (void)printf("result: %s/%s.membank.gguf\n", r->dir, r->name);
+    (void)printf("result: %s/%s.membank.gguf\n", r->dir, r->name);
 }
 
 mb_status
 train_hmt(const struct mb_cli *cli, struct mb_error *err)
 {
     struct hmt_run r = {0};
-    mb_status st = open_all(&r, cli, err);
+    uint64_t max_steps = UINT64_MAX / 2;
+    mb_status st = mb_cli_u64(cli, "steps", 1, max_steps, &max_steps, err);
+    if (st == MB_OK)
+        st = open_all(&r, cli, err);
     if (st == MB_OK) {
         progress_init(&r.progress, stderr, mb_cli_has(cli, "quiet"));
-        st = loop(&r, err);
+        st = loop(&r, max_steps, err);
     }
     if (st == MB_OK)
         st = save(&r, err);
-    if (st == MB_OK && hmt_trainer_n_steps(r.trainer) == n_steps(&r))
+    if (st == MB_OK) // of a run that was stopped, too: it can be tried
         st = write_result(&r, cli, err);
     if (st == MB_OK)
         print_summary(&r, mb_cli_has(cli, "json"));
