@@ -251,6 +251,24 @@ write_error(struct call *c, mb_status st, const char *text)
     mb_write_kv_bool(&c->w, "retry", mb_status_may_retry(st));
 }
 
+/* Does it only look at how the daemon is? Who watches it keeps it from nothing.
+ */
+static bool
+is_glance(const struct command *cmd)
+{
+    return cmd != NULL &&
+           (cmd->fn == cmd_ping || cmd->fn == cmd_stats ||
+               cmd->fn == cmd_jobs || cmd->fn == cmd_bank_status);
+}
+
+/* Something is done for a client, at this time. */
+static void
+note_activity(struct daemon *d, const struct command *cmd, uint64_t now_ns)
+{
+    if (!is_glance(cmd))
+        atomic_store_explicit(&d->request_ns, now_ns, memory_order_relaxed);
+}
+
 void
 call_finish(struct call *c, mb_status st, const struct mb_error *err)
 {
@@ -271,6 +289,7 @@ call_finish(struct call *c, mb_status st, const struct mb_error *err)
     if (c->command != NULL)
         stats_count(d->stats, (size_t)(c->command - commands),
             (now - c->rq->arrived_ns) / 1000, st == MB_OK);
+    note_activity(d, c->command, now);
     server_reply(c->rq, &c->reply);
     mb_buffer_fini(&c->reply);
     batch_free(c->vectors.batch);
@@ -598,16 +617,6 @@ diagnose(struct call *c)
     return st;
 }
 
-/* Does it only look at how the daemon is? Who watches it keeps it from nothing.
- */
-static bool
-is_glance(const struct command *cmd)
-{
-    return cmd != NULL &&
-           (cmd->fn == cmd_ping || cmd->fn == cmd_stats ||
-               cmd->fn == cmd_jobs || cmd->fn == cmd_bank_status);
-}
-
 void
 commands_on_request(void *arg, struct server_request *rq)
 {
@@ -626,9 +635,7 @@ commands_on_request(void *arg, struct server_request *rq)
     c->rq = rq;
     mb_buffer_init(&c->reply, CALL_MAX_REPLY);
     st = identify(c);
-    if (!is_glance(c->command))
-        atomic_store_explicit(
-            &d->request_ns, rq->arrived_ns, memory_order_relaxed);
+    note_activity(d, c->command, rq->arrived_ns);
     if (st == MB_OK && c->command == NULL)
         st = diagnose(c);
     if (st == MB_OK && runs_inline(c)) {

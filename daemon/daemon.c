@@ -23,7 +23,8 @@
 #define MAX_KEPT_ARENAS  16
 #define MAX_QUEUED_CALLS 4096
 #define MAX_QUEUED_OPS   4096
-#define QUIET_NS         20000000u /* after a request, before it is quiet */
+#define CLOSE_MS         3600000u  /* for a training: it was not in flight */
+#define QUIET_NS         50000000u /* after a reply, before it is quiet */
 
 /* ---- arenas ---- */
 
@@ -255,14 +256,16 @@ bool
 daemon_stop(struct daemon *d)
 {
     uint64_t half_ms = daemon_config(d)->shutdown_ms / 2;
+    bool ended;
 
     atomic_store_explicit(&d->shutting_down, true, memory_order_relaxed);
-    jobs_stop(d->jobs);
+    // A training that ends late has saved all but what it is at.
+    ended = jobs_stop(d->jobs, half_ms);
     if (server_drain(d->server, half_ms))
-        return true;
+        return ended;
     // What is left are long texts of the model.
     reader_stop(d->reader);
-    return server_drain(d->server, half_ms);
+    return server_drain(d->server, half_ms) && ended;
 }
 
 void
@@ -271,7 +274,7 @@ daemon_close(struct daemon *d)
     if (d == NULL)
         return;
     if (d->jobs != NULL)
-        jobs_stop(d->jobs);
+        (void)jobs_stop(d->jobs, CLOSE_MS);
     // Its callbacks reply, or hand over to a worker.
     if (d->reader != NULL)
         reader_stop(d->reader);

@@ -49,8 +49,9 @@ struct daemon {
     struct server *server;
     struct worker io_worker; /* for requests answered on mb-io */
     uint64_t started_ns;
-    atomic_uint_fast64_t request_ns; /* relaxed: when the last one arrived */
-    atomic_bool shutting_down;       /* relaxed: refuse what is new */
+    /* relaxed: when a request arrived last, or was answered */
+    atomic_uint_fast64_t request_ns;
+    atomic_bool shutting_down; /* relaxed: refuse what is new */
 };
 
 /* Open everything and serve. cfg becomes the daemon's.

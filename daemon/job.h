@@ -82,6 +82,7 @@ struct jobs {
     pthread_cond_t train_wake;
     bool changed;
     bool train_changed;
+    bool train_has_ended; /* mb-train, but for its last instructions */
     uint64_t next_id;
     uint64_t n_failed;
     struct job *newest;

@@ -246,9 +246,30 @@ jobs_start(struct jobs *j, struct mb_error *err)
     return st == MB_OK ? st : mb_error_set(err, st, "start mb-job");
 }
 
-void
-jobs_stop(struct jobs *j)
+/* A window of text may take long on a machine that is busy. */
+static bool
+wait_for_training(struct jobs *j, uint64_t wait_ms)
 {
+    uint64_t until = mb_clock_ns() + wait_ms * 1000000u;
+    struct timespec ts = {
+        (time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+    bool ended;
+    int rc = 0;
+
+    (void)pthread_mutex_lock(&j->lock);
+    while (j->train_thread != NULL && !j->train_has_ended && rc == 0) {
+        rc = pthread_cond_timedwait(&j->train_wake, &j->lock, &ts);
+    }
+    ended = j->train_thread == NULL || j->train_has_ended;
+    (void)pthread_mutex_unlock(&j->lock);
+    return ended;
+}
+
+bool
+jobs_stop(struct jobs *j, uint64_t wait_ms)
+{
+    bool ended;
+
     (void)pthread_mutex_lock(&j->lock);
     atomic_store_explicit(&j->stopping, true, memory_order_release);
     (void)pthread_cond_broadcast(&j->job_wake);
@@ -257,9 +278,13 @@ jobs_stop(struct jobs *j)
     (void)pthread_mutex_unlock(&j->lock);
     mb_thread_join(j->job_thread);
     mb_thread_join(j->task_thread);
-    mb_thread_join(j->train_thread);
     j->job_thread = NULL;
     j->task_thread = NULL;
-    j->train_thread = NULL;
+    ended = wait_for_training(j, wait_ms);
+    if (ended) {
+        mb_thread_join(j->train_thread);
+        j->train_thread = NULL;
+    }
     jobs_end_waiting(j);
+    return ended;
 }

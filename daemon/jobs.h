@@ -34,8 +34,9 @@ typedef enum job_kind {
 struct jobs *jobs_new(struct daemon *d);
 /* Errors: NOMEM, INTERNAL. */
 MB_MUST_USE mb_status jobs_start(struct jobs *jobs, struct mb_error *err);
-/* Cancel what runs, answer who waits, end the threads. */
-void jobs_stop(struct jobs *jobs);
+/* Cancel what runs, answer who waits, end the threads. False: a training is
+ * still amid a window of text after wait_ms; all else has ended. */
+bool jobs_stop(struct jobs *jobs, uint64_t wait_ms);
 void jobs_free(struct jobs *jobs);
 
 /* Something was put into (or deleted from) a collection: see whether it is due

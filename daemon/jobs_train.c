@@ -453,6 +453,15 @@ finish_idle_jobs(struct jobs *j)
     }
 }
 
+static void
+tell_end(struct jobs *j)
+{
+    (void)pthread_mutex_lock(&j->lock);
+    j->train_has_ended = true;
+    (void)pthread_cond_broadcast(&j->train_wake);
+    (void)pthread_mutex_unlock(&j->lock);
+}
+
 /* Sleep until something changed or `next` is reached; false at the end. */
 static bool
 wait_for_wish(struct jobs *j, uint64_t next)
@@ -481,9 +490,8 @@ jobs_run_training(void *arg)
 
     // What it starts inherits this.
     mb_thread_set_nice((int)daemon_config(j->d)->bank_nice);
-    if (reader_absence(j->d->reader) != NULL)
-        return; // bank.train is refused, too
-    while (wait_for_wish(j, next)) {
+    // Without a reader bank.train is refused, too.
+    while (reader_absence(j->d->reader) == NULL && wait_for_wish(j, next)) {
         struct todo todo = {0};
 
         while (!jobs_is_stopping(j) && find_todo(j, &todo, &next)) {
@@ -492,4 +500,5 @@ jobs_run_training(void *arg)
         if (next == NO_TIME && !jobs_is_stopping(j))
             finish_idle_jobs(j);
     }
+    tell_end(j);
 }
