@@ -32,8 +32,9 @@ VECTORS = os.path.join(source, "tests", "fixtures", "wire", "protocol.hex")
 HEAD = """# Messages of PROTOCOL.md: name | bytes. A test compares both files and sends
 # the requests, in this order, to a daemon.
 """
-# So that the few documents of the session are enough for a fit.
-OPTIONS = ["--refit-min-segments", "2"]
+# So that the few documents of the session are enough for a fit, and that a
+# training ends soon on a busy machine.
+OPTIONS = ["--refit-min-segments", "2", "--bank-nice", "0"]
 CUT = "(cut)"  # instead of text: the bytes are no message
 WIDTH = 140
 TIMEOUT_MS = 20000
