@@ -46,7 +46,7 @@ struct totals {
     double read_s;
     uint64_t n_read;
     double answer_s;
-    uint64_t n_answered; /* tokens */
+    uint64_t n_answered; /* tokens that were read one by one */
     size_t bytes;        /* of the context, at most */
 };
 
@@ -319,17 +319,17 @@ ask(struct passkey *p, const struct prompt *prompt, struct outcome *out,
         st = mb_context_read(ctx, p->subject.pass, &text, err);
     totals->read_s += seconds_since(start);
     totals->n_read += text.n;
-    start = mb_clock_ns();
     mb_context_clear_hits(ctx);
     if (st == MB_OK)
         st = mb_context_read(ctx, p->subject.pass, &question, err);
     if (st == MB_OK)
         st = subject_add_text(
             &p->subject, &key, mb_slice_cstr(prompt->key[0]), err);
+    start = mb_clock_ns();
     if (st == MB_OK)
         st = answer(p, &key, out, err);
     totals->answer_s += seconds_since(start);
-    totals->n_answered += question.n + key.n - 1;
+    totals->n_answered += key.n > 1 ? key.n - 1 : 0;
     out->is_found = is_found(p, prompt);
     if (mb_context_bytes(ctx) > totals->bytes)
         totals->bytes = mb_context_bytes(ctx);
@@ -343,6 +343,13 @@ static double
 part_of(uint64_t n, uint64_t all)
 {
     return all > 0 ? (double)n / (double)all : 0;
+}
+
+/* Of a token of an answer: each is read alone. */
+static double
+ms_per_token(const struct totals *t)
+{
+    return t->n_answered > 0 ? 1e3 * t->answer_s / (double)t->n_answered : 0;
 }
 
 static mb_status
@@ -366,8 +373,7 @@ print_json(const struct passkey *p, uint64_t length, const struct totals *t)
     json_kv_f64(&w, "right", part_of(t->n_right, t->n));
     json_kv_f64(&w, "found", part_of(t->n_found, t->n));
     json_kv_f64(&w, "read_tokens_per_s", (double)t->n_read / t->read_s);
-    json_kv_f64(
-        &w, "answer_ms_per_token", 1e3 * t->answer_s / (double)t->n_answered);
+    json_kv_f64(&w, "answer_ms_per_token", ms_per_token(t));
     json_kv_u64(&w, "context_bytes", t->bytes);
     json_kv_u64(&w, "block_bytes",
         mb_context_memory_bytes(p->subject.landmarks.memory));
@@ -387,8 +393,8 @@ print_length(struct passkey *p, uint64_t length, const struct totals *t)
     (void)printf("%9llu  %7llu  %6.1f %%  %6.1f %%  %10.0f  %12.2f  %10.1f\n",
         (unsigned long long)length, (unsigned long long)t->n,
         100 * part_of(t->n_right, t->n), 100 * part_of(t->n_found, t->n),
-        (double)t->n_read / t->read_s,
-        1e3 * t->answer_s / (double)t->n_answered, (double)t->bytes / 1048576);
+        (double)t->n_read / t->read_s, ms_per_token(t),
+        (double)t->bytes / 1048576);
     (void)fflush(stdout);
     return MB_OK;
 }
