@@ -346,6 +346,15 @@ run(struct eval *e)
     return st == MB_OK ? 0 : mb_cli_fail(&program, &err);
 }
 
+/* Must what it does be ended in order? All else just ends by a signal. */
+static bool
+leaves_something(const struct mb_cli *cli)
+{
+    const char *what = mb_cli_n_args(cli) > 0 ? mb_cli_arg(cli, 0) : "";
+
+    return strcmp(what, "ir") == 0 || strcmp(what, "facts") == 0;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -357,8 +366,10 @@ main(int argc, char **argv)
 
     if (st != MB_OK)
         return tool_parse_failed(&program, st, &err);
-    (void)sigaction(SIGINT, &act, NULL);
-    (void)sigaction(SIGTERM, &act, NULL);
+    if (leaves_something(e.cli)) {
+        (void)sigaction(SIGINT, &act, NULL);
+        (void)sigaction(SIGTERM, &act, NULL);
+    }
     code = run(&e);
     mb_cli_free(e.cli);
     return tool_finish(&program, code);

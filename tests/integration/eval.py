@@ -6,9 +6,11 @@ perplexity of texts, where figures must follow from one another."""
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 tool = os.path.join(os.environ["MB_BINARY_DIR"], "tools", "membank-eval")
 folder = tempfile.mkdtemp(prefix="membank-eval-test-")
@@ -143,6 +145,22 @@ def test_digits():
                                   for k in keys), keys
 
 
+def test_stop():
+    """A long measurement ends by a signal."""
+    csv = os.path.join(folder, "s.csv")
+    p = subprocess.Popen([tool, "--lengths", "4000000", "--csv", csv,
+                          "passkey"], stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not os.path.exists(csv) and time.monotonic() < until:
+        time.sleep(0.01)
+    p.terminate()
+    try:
+        assert p.wait(timeout=30) == -signal.SIGTERM, p.returncode
+    finally:
+        p.kill()
+
+
 def test_verbatim():
     """Lists are the same on all paths; without blocks the landmarks' path is
     the window's."""
@@ -224,6 +242,7 @@ try:
     test_ppl()
     test_passkey()
     test_digits()
+    test_stop()
     test_verbatim()
     run("ppl", code=2)
     left = [f for f in os.listdir(tempfile.gettempdir())
