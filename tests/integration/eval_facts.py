@@ -28,8 +28,8 @@ def test():
     r, = [json.loads(line) for line in
           run("--json", *small, "--route", "oracle", "--csv", table,
               "facts").stdout.splitlines()]
-    assert (r["tokens"], r["route"], r["routed"]) == \
-        (1024, "oracle", [100, 100, 100]), r
+    assert (r["tokens"], r["route"]) == (1024, "oracle"), r
+    assert [round(x, 6) for x in r["routed"]] == [100, 100, 100], r
     names = [x["name"] for x in r["runs"]]
     assert names == ["A1", "A3", "A3, generic block", "A3, small",
                      "A3, subtree denied", "A2", "A2, subtree denied", "B",
