@@ -135,9 +135,11 @@ def check_memory(client):
     check(len(ask(retrieve=3, tokens=tokens)["used"]["segments"]) == 2, tokens)
     check(len(ask(retrieve=3, tokens=tokens - 1)["used"]["segments"]) == 1,
           tokens)
+    window = client.result("stats")["reader"]["window"]
     many = ask(retrieve=9)
-    check(many["prompt_tokens"] <= 512 - 4, many)
-    check(ask(retrieve=9, max_tokens=400)["prompt_tokens"] <= 256, "half")
+    check(many["prompt_tokens"] <= window - 4, many)
+    check(ask(retrieve=9, max_tokens=window - 100)["prompt_tokens"] <=
+          window // 2, "half")
     check(ask(retrieve=9, query="Rome")["used"]["segments"][0]["id"] == "rome",
           "query")
     check(ask(retrieve=9, filter={"a": 1})["used"]["segments"] == [], "filter")
