@@ -437,7 +437,7 @@ def test_other_weights(daemon):
     daemon.stop()
     other = os.path.join(folder, "other.gguf")
     weights = open(ANCHOR, "rb").read()
-    name = b"membank first anchor"
+    name = b"membank anchor"
     check(weights.count(name) == 1, "name of the anchor")
     with open(other, "wb") as out:
         out.write(weights.replace(name, name.upper()))

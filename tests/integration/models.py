@@ -39,9 +39,9 @@ def other_model(path):
         data = bytearray(f.read())
     for at in range(len(data) - 4096, len(data)):
         data[at] ^= 1 if at % 16 == 0 else 0
-    name = b"membank first anchor"
+    name = b"membank anchor"
     at = data.index(name)
-    data[at:at + len(name)] = b"membank other anchor"
+    data[at:at + len(name)] = b"membank orchan"
     with open(path, "wb") as f:
         f.write(data)
 
@@ -113,15 +113,15 @@ def check_rerank(client):
 def check_other(client):
     """Under the other model."""
     dense = dense_of(client)
-    check(dense["dormant"] and dense["model"] == "membank first anchor" and
+    check(dense["dormant"] and dense["model"] == "membank anchor" and
           dense["vectors"] == 40, dense)
-    check(client.result("ping")["model"] == "membank other anchor", "ping")
+    check(client.result("ping")["model"] == "membank orchan", "ping")
     hits = client.result("query", collection="a", text="court constitution",
                          k=3)["hits"]
     check(hits[0]["title"] == "law", hits)
     error = client.error("query", collection="a", text="x", mode="dense")
-    check(error["code"] == "mismatch" and "first" in error["message"] and
-          "other" in error["message"], error)
+    check(error["code"] == "mismatch" and "anchor" in error["message"] and
+          "orchan" in error["message"], error)
     start = time.monotonic()
     client.result("put", collection="a", documents=documents("y", 12),
                   wait="searchable")
@@ -177,7 +177,7 @@ def run(folder):
     client = Client(daemon)
     client.result("rebuild", collection="a")
     wait_for("rebuild", lambda: embedded(client, 51))
-    check(dense_of(client)["model"] == "membank other anchor", "owner")
+    check(dense_of(client)["model"] == "membank orchan", "owner")
     kinds = [j["kind"] for j in client.result("jobs")["jobs"]]
     check("embed" in kinds, kinds)
     check(client.result("verify")["broken"] == 0, "verify")
