@@ -573,9 +573,6 @@ identify(struct call *c)
             (const char *)op.data);
     if (c->command == NULL)
         return mb_error_set(&c->err, MB_ERR_UNKNOWN_OP, "no such operation");
-    if (c->command->fn == NULL)
-        return mb_error_set(&c->err, MB_ERR_NOT_IMPLEMENTED,
-            "%s is not implemented yet", c->command->name);
     if (atomic_load_explicit(&c->d->shutting_down, memory_order_relaxed))
         return mb_error_set(
             &c->err, MB_ERR_SHUTTING_DOWN, "the daemon is ending");

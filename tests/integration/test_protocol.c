@@ -221,7 +221,7 @@ test_arguments_when_wrong_then_named(void **state)
         {"\x82\xa1v\x01\xa2op\xa8generate", "bad_arg"},
         {"\x82\xa1v\x01\xa2op\xaa"
          "bank.train",
-            "not_implemented"},
+            "bad_arg"},
         {"\x82\xa1v\x01\xa2op\xa4what", "unknown_op"},
         {"\x82\xa1v\x09\xa2op\xa4ping", "bad_version"},
     };
