@@ -4,7 +4,7 @@
 
 Scores are compared token by token and must be equal, bit for bit: of a context
 that was read in one go, in pieces, after a restart, after kill -9 amid an
-append, through a fork, behind a cut. ctest: timeout=300"""
+append, through a fork, behind a cut. ctest: timeout=600"""
 import json
 import os
 import shutil

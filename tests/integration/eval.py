@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """tests/integration/eval.py - membank-eval on a collection whose measures are
 known by hand: each question has one word, so that ranks are certain; and
-perplexity of texts, where figures must follow from one another."""
+perplexity of texts, where figures must follow from one another.
+ctest: timeout=600"""
 import json
 import math
 import os
