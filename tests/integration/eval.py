@@ -15,6 +15,9 @@ import time
 
 tool = os.path.join(os.environ["MB_BINARY_DIR"], "tools", "membank-eval")
 folder = tempfile.mkdtemp(prefix="membank-eval-test-")
+# The program's own, which must be empty again at the end.
+temporary = tempfile.mkdtemp(prefix="membank-eval-test-")
+os.environ["TMPDIR"] = temporary
 
 
 def write(name, text):
@@ -246,11 +249,9 @@ try:
     test_stop()
     test_verbatim()
     run("ppl", code=2)
-    left = [f for f in os.listdir(tempfile.gettempdir())
-            if f.startswith("membank-eval-") and
-            not f.startswith("membank-eval-test-")]
+    left = os.listdir(temporary)
     assert not left, left
     print("membank-eval: measures, table and errors as expected")
 finally:
-    subprocess.run(["rm", "-rf", folder], check=False)
+    subprocess.run(["rm", "-rf", folder, temporary], check=False)
 sys.exit(0)
