@@ -90,8 +90,20 @@ struct jobs {
     struct call *waiters; /* puts that wait for a first fit */
 };
 
+/* All collections at one moment. */
+struct jobs_look {
+    struct mb_arena *arena;
+    struct mb_snapshot *snap; /* may be ended (and NULL) before the look is */
+    struct mb_collection *list;
+    size_t n;
+};
+
 /* ---- jobs.c ---- */
 
+/* False: memory or store do not allow it now, there are none. To be ended
+ * either way. */
+bool jobs_look_begin(struct jobs *j, struct jobs_look *look);
+void jobs_look_end(struct jobs *j, struct jobs_look *look);
 bool jobs_is_stopping(struct jobs *j);
 /* A job that is in no list yet; NULL when memory is short. */
 struct job *job_new(struct jobs *j, job_kind kind, const char *collection);

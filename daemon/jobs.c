@@ -52,6 +52,27 @@ jobs_is_stopping(struct jobs *j)
     return atomic_load_explicit(&j->stopping, memory_order_acquire);
 }
 
+bool
+jobs_look_begin(struct jobs *j, struct jobs_look *look)
+{
+    *look = (struct jobs_look){.arena = daemon_arena_take(j->d)};
+    if (look->arena != NULL &&
+        mb_snapshot_begin(j->d->store, &look->snap, NULL) == MB_OK &&
+        mb_collection_list(
+            look->snap, look->arena, &look->list, &look->n, NULL) == MB_OK)
+        return true;
+    look->n = 0;
+    return false;
+}
+
+void
+jobs_look_end(struct jobs *j, struct jobs_look *look)
+{
+    mb_snapshot_end(look->snap);
+    if (look->arena != NULL)
+        daemon_arena_give(j->d, look->arena);
+}
+
 void
 job_free(struct job *job)
 {

@@ -160,28 +160,22 @@ look_at(struct jobs *j, const struct mb_collection *coll, uint64_t now,
 static bool
 find_due(struct jobs *j, struct mb_collection *out, uint64_t *next)
 {
-    struct mb_arena *arena = daemon_arena_take(j->d);
-    struct mb_snapshot *snap = NULL;
-    struct mb_collection *list;
+    struct jobs_look look;
     uint64_t now = mb_clock_ns();
     bool found = false;
-    size_t n = 0;
 
     *next = NO_TIME;
-    if (arena == NULL || mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK ||
-        mb_collection_list(snap, arena, &list, &n, NULL) != MB_OK)
-        *next = now + RETRY_NS;
+    if (jobs_look_begin(j, &look))
+        jobs_release_waiters(j, look.list, look.n);
     else
-        jobs_release_waiters(j, list, n);
-    for (size_t i = 0; i < n; i++) {
-        if (!found && look_at(j, &list[i], now, next)) {
-            *out = list[i];
+        *next = now + RETRY_NS;
+    for (size_t i = 0; i < look.n; i++) {
+        if (!found && look_at(j, &look.list[i], now, next)) {
+            *out = look.list[i];
             found = true;
         }
     }
-    mb_snapshot_end(snap);
-    if (arena != NULL)
-        daemon_arena_give(j->d, arena);
+    jobs_look_end(j, &look);
     return found;
 }
 
@@ -253,33 +247,26 @@ embed(struct jobs *j, const struct mb_collection *coll, bool renew)
 static bool
 find_behind(struct jobs *j, struct mb_collection *out, uint64_t *next)
 {
-    struct mb_arena *arena = daemon_arena_take(j->d);
-    struct mb_snapshot *snap = NULL;
-    struct mb_collection *list;
+    struct jobs_look look;
     uint64_t now = mb_clock_ns();
     bool found = false;
-    size_t n = 0;
 
-    if (arena == NULL || mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK ||
-        mb_collection_list(snap, arena, &list, &n, NULL) != MB_OK)
-        n = 0;
+    (void)jobs_look_begin(j, &look); // none: the next look finds them
     (void)pthread_mutex_lock(&j->lock);
-    for (size_t i = 0; i < n && !found; i++) {
+    for (size_t i = 0; i < look.n && !found; i++) {
         const struct watch *w;
 
-        if (!jobs_is_behind(j, &list[i]))
+        if (!jobs_is_behind(j, &look.list[i]))
             continue;
-        w = jobs_watch_of(j, list[i].id);
+        w = jobs_watch_of(j, look.list[i].id);
         found = w != NULL && w->not_before_ns <= now;
         if (found)
-            *out = list[i];
+            *out = look.list[i];
         else if (w != NULL && w->not_before_ns < *next)
             *next = w->not_before_ns;
     }
     (void)pthread_mutex_unlock(&j->lock);
-    mb_snapshot_end(snap);
-    if (arena != NULL)
-        daemon_arena_give(j->d, arena);
+    jobs_look_end(j, &look);
     return found;
 }
 
@@ -362,20 +349,15 @@ purge_leftovers(struct jobs *j, const struct mb_collection *coll)
 static void
 purge_all(struct jobs *j)
 {
-    struct mb_arena *arena = daemon_arena_take(j->d);
-    struct mb_snapshot *snap = NULL;
-    struct mb_collection *list;
-    size_t n = 0;
+    struct jobs_look look;
 
-    if (arena == NULL || mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK ||
-        mb_collection_list(snap, arena, &list, &n, NULL) != MB_OK)
-        n = 0;
-    mb_snapshot_end(snap);
-    for (size_t i = 0; i < n; i++) {
-        purge_leftovers(j, &list[i]);
+    (void)jobs_look_begin(j, &look); // none: the next start purges
+    mb_snapshot_end(look.snap);      // it would keep pages while this works
+    look.snap = NULL;
+    for (size_t i = 0; i < look.n; i++) {
+        purge_leftovers(j, &look.list[i]);
     }
-    if (arena != NULL)
-        daemon_arena_give(j->d, arena);
+    jobs_look_end(j, &look);
 }
 
 /* ---- the thread ---- */

@@ -232,26 +232,22 @@ look_at(struct jobs *j, struct mb_snapshot *snap, struct todo *out)
 static bool
 find_todo(struct jobs *j, struct todo *out, uint64_t *next)
 {
-    struct mb_arena *arena = daemon_arena_take(j->d);
-    struct mb_snapshot *snap = NULL;
-    struct mb_collection *list;
+    struct jobs_look look;
     uint64_t now = mb_clock_ns();
     bool found = false;
-    size_t n = 0;
 
     *next = NO_TIME;
-    if (arena == NULL || mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK ||
-        mb_collection_list(snap, arena, &list, &n, NULL) != MB_OK)
+    if (!jobs_look_begin(j, &look))
         *next = now + RETRY_NS;
-    for (size_t i = 0; i < n; i++) {
-        struct todo todo = {.coll = list[i]};
+    for (size_t i = 0; i < look.n; i++) {
+        struct todo todo = {.coll = look.list[i]};
         struct watch *w;
         uint64_t after;
 
-        if (!look_at(j, snap, &todo))
+        if (!look_at(j, look.snap, &todo))
             continue;
         (void)pthread_mutex_lock(&j->lock);
-        w = jobs_watch_of(j, list[i].id);
+        w = jobs_watch_of(j, todo.coll.id);
         after = w != NULL ? w->train_after_ns : 0;
         (void)pthread_mutex_unlock(&j->lock);
         if (after > now) {
@@ -262,9 +258,7 @@ find_todo(struct jobs *j, struct todo *out, uint64_t *next)
             *out = todo;
         found = true;
     }
-    mb_snapshot_end(snap);
-    if (arena != NULL)
-        daemon_arena_give(j->d, arena);
+    jobs_look_end(j, &look);
     return found;
 }
 
