@@ -11,7 +11,8 @@
 #include "crowd.h"
 
 #include <pthread.h>
-#include <stdlib.h>
+
+#include "times.h"
 
 #define PROMPT     64 /* tokens; less where the window is small */
 #define GENERATED  64
@@ -119,15 +120,6 @@ run(struct crowd *crowd, struct mb_engine *engine, size_t n_vocab,
     return st;
 }
 
-static int
-compare(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a;
-    uint64_t y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 static void
 sum_up(struct crowd *crowd, struct crowd_result *out)
 {
@@ -148,7 +140,7 @@ sum_up(struct crowd *crowd, struct crowd_result *out)
     out->first_s = (double)first / 1e9;
     if (crowd->n_pauses == 0)
         return;
-    qsort(crowd->pauses, crowd->n_pauses, sizeof *crowd->pauses, compare);
+    times_sort(crowd->pauses, crowd->n_pauses);
     out->median_s = (double)crowd->pauses[crowd->n_pauses / 2] / 1e9;
     out->pause_s = (double)crowd->pauses[crowd->n_pauses - 1] / 1e9;
 }

@@ -19,6 +19,7 @@
 #include "json.h"
 #include "model.h"
 #include "tiers.h"
+#include "times.h"
 
 #define FAN_OUT      16u /* that the sizes of blocks are made for */
 #define TREE_FAN_OUT 8u  /* of the tree that is stored */
@@ -75,15 +76,6 @@ struct fetch {
     size_t n_costs;
 };
 
-static int
-compare_ns(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a;
-    uint64_t y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 static double
 micros(const struct fetches *f, double part)
 {
@@ -134,7 +126,7 @@ measure_warm(struct fetch *f, struct mb_error *err)
     to->what = "warm, from the store's map";
     to->bytes = f->path_bytes;
     to->n = f->n_calls;
-    qsort(to->ns, to->n, sizeof *to->ns, compare_ns);
+    times_sort(to->ns, to->n);
     return st;
 }
 
@@ -159,7 +151,7 @@ measure_cold(struct fetch *f, struct mb_error *err)
         to->what = names[i];
         to->bytes = f->path_bytes - (i == TIERS_HELD ? t.bytes[0] : 0);
         to->n = N_COLD;
-        qsort(to->ns, to->n, sizeof *to->ns, compare_ns);
+        times_sort(to->ns, to->n);
     }
     return st;
 }

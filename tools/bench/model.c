@@ -20,6 +20,7 @@
 #include "display.h"
 #include "json.h"
 #include "mb_decoder.h"
+#include "times.h"
 #include "tool.h"
 
 #define CHUNK       512u  /* rows of a pass of prefill */
@@ -217,15 +218,6 @@ extend(struct speed *s, size_t n_seqs, size_t length, struct mb_error *err)
     return st;
 }
 
-static int
-compare(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a;
-    uint64_t y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* Run `round` until it took long enough in all; the median of its times. */
 static mb_status
 time_rounds(struct speed *s, struct line *l,
@@ -247,7 +239,7 @@ time_rounds(struct speed *s, struct line *l,
     }
     if (st != MB_OK)
         return st;
-    qsort(times, n, sizeof *times, compare);
+    times_sort(times, n);
     l->seconds = (double)times[n / 2] / 1e9;
     return add_line(s, l);
 }

@@ -4,8 +4,9 @@
 #include "bench.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "times.h"
 
 mb_status
 series_add(struct series *s, uint64_t ns)
@@ -39,15 +40,6 @@ series_fini(struct series *s)
 {
     mb_free(s->ns);
     *s = (struct series){0};
-}
-
-static int
-compare_ns(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a;
-    uint64_t y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y ? 1 : 0;
 }
 
 double
@@ -113,7 +105,7 @@ bench_row(struct bench *b, struct series *s, const struct row *row,
 
     if (s->n == 0)
         return mb_error_set(err, MB_ERR_INTERNAL, "%s: no call", row->name);
-    qsort(s->ns, s->n, sizeof *s->ns, compare_ns);
+    times_sort(s->ns, s->n);
     json_row(b, s, row, per_s);
     if (row->limit_p50 > 0 && row->limit_p99 > 0)
         (void)snprintf(limit, sizeof limit, "p50 %.3g, p99 %.3g: %s",

@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "times.h"
+
 #define N_PATHS 8u /* in the file, read in turn */
 
 /* Bytes a second of each level's tier; deeper ones are on the last. */
@@ -112,15 +114,6 @@ fetch(struct reader *r, const struct tiers *t, tiers_case kind,
     return st;
 }
 
-static int
-compare(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a;
-    uint64_t y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 static mb_status
 measure_case(struct reader *r, const struct tiers *t, tiers_case kind,
     size_t n_calls, uint64_t *ns, struct mb_error *err)
@@ -155,7 +148,7 @@ tiers_measure(const struct tiers *t, const char *folder, size_t n_calls,
     for (int kind = 0; st == MB_OK && kind < TIERS_N; kind++)
         st = measure_case(&r, t, (tiers_case)kind, n_calls, ns[kind], err);
     if (st == MB_OK) {
-        qsort(plain, n_calls, sizeof *plain, compare);
+        times_sort(plain, n_calls);
         *plain_ns = plain[n_calls / 2];
     }
     if (r.fd >= 0)
