@@ -51,7 +51,8 @@ MB_MUST_USE mb_status banks_route(struct call *c, struct worker *w,
 
 /* The loan of a call for its text; *out NULL: there is nothing to lend.
  * must: a bank that is missing, or another model's, is an error (NOT_FOUND,
- * MISMATCH); else blocks are lent only of subtrees that help. Errors: also those of banks_route and the store. */
+ * MISMATCH); else blocks are lent only of subtrees that help. Errors: also those
+ * of banks_route and the store. */
 MB_MUST_USE mb_status bank_loan_new(struct call *c, struct worker *w, bool must,
     struct mb_slice text, struct bank_loan **out);
 /* Takes NULL. */

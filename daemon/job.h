@@ -39,6 +39,7 @@ struct job {
     double part;
     uint64_t started_ms;
     uint64_t ended_ms;
+    uint64_t end_no; /* counts ends, of all jobs */
     struct mb_error err;
     struct call *call; /* that waits for its end, or NULL */
     struct mb_verify_result verified;
@@ -66,7 +67,6 @@ struct watch {
     bool is_dormant;         /* kind anchor: they are another model's */
     uint64_t train_after_ns; /* after a failure of a bank's training */
     bool wanted;             /* by rebuild, or by a put that waits */
-    bool seen;               /* in this look */
 };
 
 struct jobs {
@@ -84,6 +84,7 @@ struct jobs {
     bool train_changed;
     bool train_has_ended; /* mb-train, but for its last instructions */
     uint64_t next_id;
+    uint64_t n_ended;
     uint64_t n_failed;
     struct job *newest;
     struct watch *watches;

@@ -107,16 +107,15 @@ jobs_free(struct jobs *j)
 
 /* ---- the list of jobs ---- */
 
-/* Forget the oldest that have ended. Under the lock. */
+/* Forget those after whose end KEPT_JOBS others have ended: not the oldest by
+ * their start, for whoever ended one still looks at it. Under the lock. */
 static void
 trim(struct jobs *j)
 {
-    size_t n = 0;
-
     for (struct job **at = &j->newest; *at != NULL;) {
         struct job *job = *at;
 
-        if (job->state >= JOB_DONE && ++n > KEPT_JOBS) {
+        if (job->state >= JOB_DONE && j->n_ended - job->end_no >= KEPT_JOBS) {
             *at = job->next;
             job_free(job);
         } else {
@@ -186,6 +185,7 @@ job_end(
                  : st == MB_ERR_CANCELLED || st == MB_ERR_STALE ? JOB_CANCELLED
                                                                 : JOB_FAILED;
     job->ended_ms = mb_clock_wall_ms();
+    job->end_no = ++j->n_ended;
     job->err = *err;
     if (st == MB_OK)
         job->part = 1;
@@ -264,7 +264,8 @@ jobs_start(struct jobs *j, struct mb_error *err)
     if (st == MB_OK)
         st =
             mb_thread_start(&j->train_thread, "mb-train", jobs_run_training, j);
-    return st == MB_OK ? st : mb_error_set(err, st, "start mb-job");
+    return st == MB_OK ? st
+                       : mb_error_set(err, st, "start a thread of the jobs");
 }
 
 /* A window of text may take long on a machine that is busy. */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * daemon/jobs.h - work in the background, with progress to look at.
  *
- * Three threads at the lowest priority: mb-job fits embeddings and builds trees
- * as collections grow, and erases generations that are no longer served;
- * mb-task makes snapshots and verifies, as clients ask for them; mb-train trains
- * memory banks, one at a time, and only while no request is under way.
+ * Three threads of low priority: mb-job fits embeddings and builds trees as
+ * collections grow, and erases generations that are no longer served; mb-task
+ * makes snapshots and verifies, as clients ask for them; mb-train (priority:
+ * bank_nice) trains memory banks, one at a time, and gives way to requests: of a
+ * daemon that is never idle it takes a window of text now and then.
  * Life: jobs_new -> jobs_start -> ... -> jobs_stop -> jobs_free.
  * Threads: all functions from any thread. */
 #ifndef DAEMON_JOBS_H

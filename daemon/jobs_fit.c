@@ -169,11 +169,10 @@ find_due(struct jobs *j, struct mb_collection *out, uint64_t *next)
         jobs_release_waiters(j, look.list, look.n);
     else
         *next = now + RETRY_NS;
-    for (size_t i = 0; i < look.n; i++) {
-        if (!found && look_at(j, &look.list[i], now, next)) {
+    for (size_t i = 0; i < look.n && !found; i++) {
+        found = look_at(j, &look.list[i], now, next);
+        if (found)
             *out = look.list[i];
-            found = true;
-        }
     }
     jobs_look_end(j, &look);
     return found;

@@ -117,6 +117,13 @@ write_task_result(struct call *c, const struct job *job)
     mb_write_kv_uint(w, "ms", ms);
 }
 
+static bool
+is_waiting_task(const struct job *job)
+{
+    return job->state == JOB_WAITING &&
+           (job->kind == JOB_SNAPSHOT || job->kind == JOB_VERIFY);
+}
+
 /* The oldest task that has not begun; NULL at the end. */
 static struct job *
 next_task(struct jobs *j)
@@ -126,8 +133,7 @@ next_task(struct jobs *j)
     (void)pthread_mutex_lock(&j->lock);
     while (!jobs_is_stopping(j)) {
         for (struct job *job = j->newest; job != NULL; job = job->next) {
-            if (job->state == JOB_WAITING &&
-                (job->kind == JOB_SNAPSHOT || job->kind == JOB_VERIFY))
+            if (is_waiting_task(job))
                 found = job;
         }
         if (found != NULL)
@@ -179,7 +185,7 @@ jobs_submit(struct jobs *j, job_kind kind, const char *path, struct call *call,
     job->call = call;
     (void)pthread_mutex_lock(&j->lock);
     for (const struct job *o = j->newest; o != NULL; o = o->next) {
-        n += o->state == JOB_WAITING ? 1 : 0;
+        n += is_waiting_task(o);
     }
     if (jobs_is_stopping(j)) {
         st = mb_error_set(err, MB_ERR_SHUTTING_DOWN, "the daemon is ending");

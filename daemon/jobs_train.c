@@ -264,8 +264,21 @@ find_todo(struct jobs *j, struct todo *out, uint64_t *next)
 
 /* ---- the work ---- */
 
+/* Look at the collection's bank no sooner than in ns. */
+static void
+retry_later(struct jobs *j, const struct mb_collection *coll, uint64_t ns)
+{
+    struct watch *w;
+
+    (void)pthread_mutex_lock(&j->lock);
+    w = jobs_watch_of(j, coll->id);
+    if (w != NULL)
+        w->train_after_ns = mb_clock_ns() + ns;
+    (void)pthread_mutex_unlock(&j->lock);
+}
+
 /* Write what became of what was asked; failures are only logged, since all it
- * means is that the training is looked at once more. */
+ * means is that the training is looked at once more, later. */
 static void
 change_run(struct jobs *j, const struct todo *todo, mb_banks_run_change change)
 {
@@ -279,9 +292,11 @@ change_run(struct jobs *j, const struct todo *todo, mb_banks_run_change change)
     if (st == MB_OK)
         st = mb_store_apply(j->d->store, op, &err);
     mb_op_free(op);
-    if (st != MB_OK && st != MB_ERR_STALE && st != MB_ERR_NOT_FOUND)
-        mb_log(MB_LOG_WARN, "job.left", "collection=\"%s\" cause=\"%s\"",
-            todo->coll.name, err.text);
+    if (st == MB_OK || st == MB_ERR_STALE || st == MB_ERR_NOT_FOUND)
+        return;
+    mb_log(MB_LOG_WARN, "job.left", "collection=\"%s\" cause=\"%s\"",
+        todo->coll.name, err.text);
+    retry_later(j, &todo->coll, RETRY_NS);
 }
 
 static void
@@ -310,24 +325,30 @@ finish(struct jobs *j, struct job *job, mb_status st, struct mb_error *err)
     call_finish(c, st, err);
 }
 
+/* Is it what the store wants now? `otherwise`, where the store cannot say. */
+static bool
+is_wanted(struct jobs *j, const struct todo *todo, bool otherwise)
+{
+    struct mb_snapshot *snap = NULL;
+    struct todo now = {.coll = todo->coll};
+
+    if (mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK)
+        return otherwise;
+    (void)look_at(j, snap, &now);
+    mb_snapshot_end(snap);
+    return now.bank == todo->bank &&
+           (todo->kind == JOB_BANK_PURGE
+                   ? now.run.is_purge
+                   : now.run.is_training && !now.run.is_paused &&
+                         now.run.asked == todo->run.asked);
+}
+
 /* It was let go for something else, and is wanted still: it waits again. */
 static bool
 goes_on_later(struct jobs *j, const struct todo *todo, struct job *job)
 {
-    struct mb_snapshot *snap = NULL;
-    struct todo now = {.coll = todo->coll};
-    bool wanted;
+    bool wanted = !jobs_is_stopping(j) && is_wanted(j, todo, false);
 
-    if (jobs_is_stopping(j) ||
-        mb_snapshot_begin(j->d->store, &snap, NULL) != MB_OK)
-        return false;
-    (void)look_at(j, snap, &now);
-    mb_snapshot_end(snap);
-    wanted = now.bank == todo->bank &&
-             (todo->kind == JOB_BANK_PURGE
-                     ? now.run.is_purge
-                     : now.run.is_training && !now.run.is_paused &&
-                           now.run.asked == todo->run.asked);
     (void)pthread_mutex_lock(&j->lock);
     atomic_store_explicit(&job->is_let_go, false, memory_order_relaxed);
     if (wanted)
@@ -342,7 +363,6 @@ conclude(struct jobs *j, const struct todo *todo, bool is_cut, mb_status st,
     struct mb_error *err)
 {
     bool purge = todo->kind == JOB_BANK_PURGE;
-    struct watch *w;
 
     if (is_cut)
         return mb_error_set(err, MB_ERR_CANCELLED,
@@ -354,18 +374,13 @@ conclude(struct jobs *j, const struct todo *todo, bool is_cut, mb_status st,
         change_run(j, todo, purge ? MB_BANKS_RUN_PURGED : MB_BANKS_RUN_TRAINED);
         return st;
     }
+    retry_later(j, &todo->coll, st == MB_ERR_STALE ? STALE_RETRY_NS : RETRY_NS);
     if (st == MB_ERR_NOT_FOUND)
         return mb_error_set(err, MB_ERR_CANCELLED, "its bank is gone");
     // A training that cannot go on waits for somebody to look at it; a purge
-    // is tried until it is done.
-    if (st != MB_ERR_STALE && !purge)
+    // is tried until it is done, and so is what fails for want of a moment.
+    if (st != MB_ERR_STALE && !purge && !mb_status_may_retry(st))
         change_run(j, todo, MB_BANKS_RUN_PAUSE);
-    (void)pthread_mutex_lock(&j->lock);
-    w = jobs_watch_of(j, todo->coll.id);
-    if (w != NULL)
-        w->train_after_ns =
-            mb_clock_ns() + (st == MB_ERR_STALE ? STALE_RETRY_NS : RETRY_NS);
-    (void)pthread_mutex_unlock(&j->lock);
     return st;
 }
 
@@ -383,8 +398,10 @@ run(struct jobs *j, const struct todo *todo)
     if (job == NULL && (job = job_new(j, todo->kind, todo->coll.name)) != NULL)
         job_add(j, job);
     (void)pthread_mutex_unlock(&j->lock);
-    if (job == NULL)
+    if (job == NULL) {
+        retry_later(j, &todo->coll, RETRY_NS);
         return;
+    }
     struct mb_banker_train t = {
         .store = j->d->store,
         .collection = todo->coll.name,
@@ -409,6 +426,12 @@ run(struct jobs *j, const struct todo *todo)
             t.tokens = todo->run.tokens > 0 ? todo->run.tokens : 1;
     }
     job_begin(j, job);
+    // From here on a new wish lets it go; one that came before is seen here.
+    if (!is_wanted(j, todo, true)) {
+        st = mb_error_set(&err, MB_ERR_CANCELLED, "paused, or asked for anew");
+        finish(j, job, st, &err);
+        return;
+    }
     st = mb_banker_train(&t, &err);
     job->is_finished = t.is_finished;
     (void)pthread_mutex_lock(&j->lock);
@@ -425,25 +448,36 @@ run(struct jobs *j, const struct todo *todo)
 
 /* ---- the thread ---- */
 
+/* A job that waits although nothing was found to do. NULL: there is none, or
+ * something came since the look. */
+static struct job *
+idle_job(struct jobs *j)
+{
+    struct job *job = NULL;
+
+    (void)pthread_mutex_lock(&j->lock);
+    if (!j->train_changed)
+        job = waiting_job(j, JOB_TRAIN, NULL);
+    if (!j->train_changed && job == NULL)
+        job = waiting_job(j, JOB_BANK_PURGE, NULL);
+    (void)pthread_mutex_unlock(&j->lock);
+    return job;
+}
+
 /* Jobs of which nothing is left in the store: another one did it, or a later
  * wish took its place. */
 static void
 finish_idle_jobs(struct jobs *j)
 {
-    for (int kind = JOB_TRAIN; kind <= JOB_BANK_PURGE; kind++) {
-        struct mb_error err = {0};
-        struct job *job;
+    struct job *job;
 
-        (void)pthread_mutex_lock(&j->lock);
-        job = waiting_job(j, (job_kind)kind, NULL);
-        (void)pthread_mutex_unlock(&j->lock);
-        if (job == NULL)
-            continue;
+    while ((job = idle_job(j)) != NULL) {
+        struct mb_error err = {0};
+
         job_begin(j, job);
         finish(j, job,
             mb_error_set(&err, MB_ERR_CANCELLED, "nothing is left of it"),
             &err);
-        kind--; // once more
     }
 }
 

@@ -208,6 +208,7 @@ change_run(struct mb_banks_run *run, mb_banks_run_change change,
     switch (change) {
     case MB_BANKS_RUN_TRAIN:
         *run = (struct mb_banks_run){.is_purge = run->is_purge,
+            .purges = run->purges,
             .is_training = true,
             .is_generic = said->is_generic,
             .asked = run->asked + 1,
@@ -215,12 +216,21 @@ change_run(struct mb_banks_run *run, mb_banks_run_change change,
             .tokens = said->tokens};
         return MB_OK;
     case MB_BANKS_RUN_PURGE:
+        run->is_purge = true;
+        run->purges++;
+        return MB_OK;
     case MB_BANKS_RUN_PURGED:
-        run->is_purge = change == MB_BANKS_RUN_PURGE;
+        // Asked for again meanwhile: what is over did not see all.
+        if (said->purges == run->purges)
+            run->is_purge = false;
         return MB_OK;
     case MB_BANKS_RUN_PAUSE:
+        if (said->asked != 0 && said->asked != run->asked)
+            return MB_OK;
+        run->is_paused = true;
+        return run->is_training ? MB_OK : MB_ERR_NOT_FOUND;
     case MB_BANKS_RUN_RESUME:
-        run->is_paused = change == MB_BANKS_RUN_PAUSE;
+        run->is_paused = false;
         return run->is_training ? MB_OK : MB_ERR_NOT_FOUND;
     case MB_BANKS_RUN_SPEND:
         if (said->asked != run->asked)

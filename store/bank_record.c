@@ -296,6 +296,7 @@ bank_run_encode(const struct mb_banks_run *run, uint8_t out[BANK_RUN_SIZE])
                        (run->is_training ? RUN_IS_TRAINING : 0) |
                        (run->is_generic ? RUN_IS_GENERIC : 0) |
                        (run->is_paused ? RUN_IS_PAUSED : 0));
+    mb_put_le32(out + 4, run->purges);
     mb_put_le64(out + 8, run->asked);
     mb_put_le64(out + 16, run->ms);
     mb_put_le64(out + 24, run->tokens);
@@ -314,6 +315,7 @@ bank_run_decode(struct mb_slice row, struct mb_banks_run *out)
         .is_training = (p[0] & RUN_IS_TRAINING) != 0,
         .is_generic = (p[0] & RUN_IS_GENERIC) != 0,
         .is_paused = (p[0] & RUN_IS_PAUSED) != 0,
+        .purges = mb_get_le32(p + 4),
         .asked = mb_get_le64(p + 8),
         .ms = mb_get_le64(p + 16),
         .tokens = mb_get_le64(p + 24),

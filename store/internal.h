@@ -198,8 +198,8 @@ MB_MUST_USE mb_status lex_score(struct mb_snapshot *snap,
     size_t n_terms, const mb_segno *segnos, size_t n, struct mb_arena *arena,
     float *scores, struct mb_error *err);
 
-/* Best k by cosine: int8 scan then fp16 rescoring. With is_part it looks at a
- * third of the leaves, and scores are those of int8, within about 0.001: of
+/* Best k by cosine: int8 scan then fp16 rescoring. With is_part it looks at
+ * half as far among the leaves, and scores are those of int8, within about 0.001: of
  * candidates of several indexes dense_score reads the exact ones. */
 struct dense_query {
     const float *vector;

@@ -173,6 +173,7 @@ struct mb_banks_run {
     bool is_training; /* then whatever is not as it should be */
     bool is_generic;  /* and the generic block at last */
     bool is_paused;   /* the training; a purge is not */
+    uint32_t purges;  /* counts MB_BANKS_RUN_PURGE; given by the store */
     uint64_t asked;   /* counts MB_BANKS_RUN_TRAIN; given by the store */
     uint64_t ms;      /* left of the training's budget; UINT64_MAX: no limit */
     uint64_t tokens;  /* same */
@@ -180,12 +181,13 @@ struct mb_banks_run {
 
 typedef enum mb_banks_run_change {
     MB_BANKS_RUN_TRAIN,   /* begin, or begin anew: is_generic, ms, tokens */
-    MB_BANKS_RUN_PURGE,   /* */
-    MB_BANKS_RUN_PAUSE,   /* NOT_FOUND on apply where there is no training */
+    MB_BANKS_RUN_PURGE,   /* begin, or begin anew */
+    MB_BANKS_RUN_PAUSE,   /* NOT_FOUND on apply where there is no training;
+                           * with a run: only if `asked` is that of now */
     MB_BANKS_RUN_RESUME,  /* same */
     MB_BANKS_RUN_SPEND,   /* ms and tokens less, if `asked` is that of now */
     MB_BANKS_RUN_TRAINED, /* the training is over, if `asked` is that of now */
-    MB_BANKS_RUN_PURGED   /* the purge is over */
+    MB_BANKS_RUN_PURGED   /* the purge is over, if `purges` is that of now */
 } mb_banks_run_change;
 
 /* Errors: NOT_FOUND (nothing was), CORRUPT. */

@@ -348,6 +348,21 @@ test_run_when_asked_anew_then_nothing_is_spent_twice(void **state)
     assert_true(run.is_training && run.is_purge);
     assert_ok(change_run(t, bank, MB_BANKS_RUN_TRAINED, &run));
     assert_true(!run.is_training && run.is_purge);
+    // Asked for again while the first purge ran: its end is not that of both.
+    struct mb_banks_run first = run;
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_PURGE, &run));
+    struct mb_banks_run second = run;
+    run = first;
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_PURGED, &run));
+    assert_true(run.is_purge);
+    // A pause that is about a training of before changes nothing.
+    run = (struct mb_banks_run){.ms = 1};
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_TRAIN, &run));
+    run.asked++;
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_PAUSE, &run));
+    assert_true(!run.is_paused && run.is_purge);
+    assert_ok(change_run(t, bank, MB_BANKS_RUN_TRAINED, &run));
+    run = second;
     assert_int_equal(
         MB_ERR_NOT_FOUND, change_run(t, bank, MB_BANKS_RUN_PURGED, &run));
 }
