@@ -42,7 +42,7 @@ list_sizes(struct companion *c, struct size_key out[N_SIZES])
         {"membank.hmt.key_width", &c->d_key, 1, COMPANION_MAX_WIDTH},
         {"membank.hmt.segment", &c->n_segment, 1, COMPANION_MAX_TOKENS},
         {"membank.hmt.summary", &c->n_summary, 1, COMPANION_MAX_TOKENS},
-        {"membank.hmt.sensory", &c->n_sensory, 0, COMPANION_MAX_TOKENS},
+        {"membank.hmt.sensory", &c->n_sensory, 0, COMPANION_MAX_SENSORY},
         {"membank.hmt.memories", &c->n_memories, 1, UINT32_MAX},
     };
     memcpy(out, keys, sizeof keys);

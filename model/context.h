@@ -138,8 +138,8 @@ context_landmark(const struct mb_context *ctx, size_t block, size_t table)
            (block * context_n_tables(ctx) + table) * ctx->shape.head_dim;
 }
 
-/* As mb_context_new; with_front: room for rows in front of the window, which
- * hold n_front ones. */
+/* As mb_context_new; n_front: rows that lie in front of its window from the
+ * start, 0: none, or as the memory of the options wants. */
 MB_MUST_USE mb_status context_new(const struct mb_decoder *decoder,
     const struct mb_context_options *options,
     const struct mb_context_source *source, size_t n_front,

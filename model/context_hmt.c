@@ -3,7 +3,6 @@
 #include "context_hmt.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "mb_companion.h"
@@ -33,12 +32,18 @@ check_companion(const struct mb_context *ctx, struct mb_error *err)
         return mb_error_set(err, MB_ERR_MISMATCH,
             "context: memories of width %zu, the model has %zu", c->d_model,
             width_of(ctx));
-    if (c->n_sensory >= BLOCK_TOKENS || c->n_summary > segment_tokens(ctx) ||
-        c->n_sensory > segment_tokens(ctx) || c->n_summary == 0)
+    if (ctx->options.memory == MB_MEMORY_HMT &&
+        c->n_segment != segment_tokens(ctx))
+        return mb_error_set(err, MB_ERR_MISMATCH,
+            "context: memories are of segments of %zu tokens, this one has %zu",
+            c->n_segment, segment_tokens(ctx));
+    if (c->n_sensory > COMPANION_MAX_SENSORY ||
+        c->n_sensory > segment_tokens(ctx) || c->n_summary == 0 ||
+        c->n_summary > c->n_segment || c->n_memories == 0)
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "context: memories want a summary of %zu and %zu repeated tokens "
-            "of a segment, this one has %zu",
-            c->n_summary, c->n_sensory, segment_tokens(ctx));
+            "of a segment, this one has %zu; %zu are recalled",
+            c->n_summary, c->n_sensory, segment_tokens(ctx), c->n_memories);
     return MB_OK;
 }
 
@@ -75,15 +80,16 @@ hmt_new(struct mb_context *ctx, struct mb_error *err)
     ctx->hmt = h; // the context's from now on
     h->n_sensory = c->n_sensory;
     h->before = mb_calloc(segment_tokens(ctx), sizeof(*h->before));
-    h->hidden = mb_calloc(d, sizeof(float));
-    bool is_whole = h->before && h->hidden;
+    bool is_whole = h->before != NULL;
     if (ctx->options.memory == MB_MEMORY_HMT) {
         h->weights = c;
+        h->hidden = mb_calloc(d, sizeof(float));
         h->P = mb_calloc(d, sizeof(float));
         h->S = mb_calloc(d, sizeof(float));
         h->query = mb_calloc(c->d_key, sizeof(float));
         h->bytes = mb_calloc(d, 4);
-        is_whole = is_whole && h->P && h->S && h->query && h->bytes;
+        is_whole =
+            is_whole && h->hidden && h->P && h->S && h->query && h->bytes;
     }
     if (!is_whole)
         return mb_error_set(err, MB_ERR_NOMEM, "context: memory");
@@ -117,8 +123,10 @@ hmt_bytes(const struct mb_context *ctx)
         return 0;
     size_t a_memory =
         h->weights ? (h->weights->d_model + h->weights->d_key + 2) * 4 : 0;
-    return sizeof(*h) + 5 * width_of(ctx) * sizeof(float) +
-           h->capacity * a_memory +
+    size_t arrays =
+        h->weights ? 4 * h->weights->d_model + h->weights->d_key : 0;
+    return sizeof(*h) + segment_tokens(ctx) * sizeof(*h->before) +
+           arrays * sizeof(float) + h->capacity * a_memory +
            (h->summary ? mb_context_bytes(h->summary) : 0);
 }
 
@@ -234,7 +242,11 @@ recall(struct mb_context *ctx, struct mb_pass *pass, struct mb_error *err)
         size_t most = h->n < c->n_memories ? h->n : c->n_memories;
         double scale = 1 / sqrt((double)c->d_key);
         double all = 0;
-        st = summarise(ctx, pass, err);
+        // A single memory is recalled whatever the summary is.
+        if (h->n > 1)
+            st = summarise(ctx, pass, err);
+        if (st != MB_OK)
+            goto out;
         project(c->query, h->S, c->d_key, d, h->query);
         project(h->keys, h->query, h->n, c->d_key, h->scores);
         for (size_t m = 0; m < h->n; m++)
@@ -255,6 +267,7 @@ recall(struct mb_context *ctx, struct mb_pass *pass, struct mb_error *err)
             x[j] /= all;
     }
     set_length(c, x, h->P);
+out:
     mb_free(x);
     return st;
 }

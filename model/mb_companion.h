@@ -16,6 +16,8 @@
 
 #define COMPANION_MAX_WIDTH  65536u
 #define COMPANION_MAX_TOKENS 65536u
+/* They and the memory stand in one block in front of a segment. */
+#define COMPANION_MAX_SENSORY 62u
 
 struct companion {
     uint8_t model[16]; /* mb_gguf_fingerprint of the model's file */

@@ -208,7 +208,7 @@ struct mb_context_rows {
 /* Read n tokens alone, in items that are cut at the ends of segments and of the
  * pass's room; commits each window once it is full. On failure the context has
  * read some of the tokens: mb_context_length says how many. Errors: those of
- * mb_pass_run and mb_context_commit. */
+ * mb_pass_run and mb_context_prepare. */
 MB_MUST_USE mb_status mb_context_read(struct mb_context *ctx,
     struct mb_pass *pass, const struct mb_context_rows *rows,
     struct mb_error *err);

@@ -9,6 +9,7 @@
  * state of one step.
  * Threads: the caller's; passes run on the model's team. */
 #include "bank_train.h"
+#include "weights.h"
 
 #include <float.h>
 #include <math.h>
@@ -349,7 +350,6 @@ read_window(struct mb_bank_trainer *t, const struct bank_window *w, size_t i,
     uint64_t epoch, struct train_window *out, struct mb_error *err)
 {
     size_t n_ctx = t->options.n_ctx;
-    size_t n_vocab = t->model.shape.n_vocab;
     mb_token_id *tokens = t->tokens + i * n_ctx;
     mb_token_id *targets = t->targets + i * n_ctx;
     size_t n = 0;
@@ -361,17 +361,8 @@ read_window(struct mb_bank_trainer *t, const struct bank_window *w, size_t i,
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "train: window %llu has %zu rows, must be 1 to %zu",
             (unsigned long long)w->key, n, n_ctx);
-    for (size_t r = 0; r < n; r++) {
-        if (tokens[r] < 0 || (size_t)tokens[r] >= n_vocab || targets[r] < -1 ||
-            (targets[r] >= 0 && (size_t)targets[r] >= n_vocab))
-            return mb_error_set(err, MB_ERR_BAD_ARG,
-                "train: window %llu row %zu has token %d and target %d, the "
-                "vocabulary has %zu",
-                (unsigned long long)w->key, r, (int)tokens[r], (int)targets[r],
-                n_vocab);
-    }
     *out = (struct train_window){.n = n, .tokens = tokens, .targets = targets};
-    return MB_OK;
+    return weights_check_tokens(&t->model.shape, out, w->key, err);
 }
 
 static size_t
@@ -439,11 +430,15 @@ run_chunk(struct mb_bank_trainer *t, const struct bank_window *w, size_t n,
         if (st == MB_OK)
             st = read_window(t, w + i, i, epoch, &p->window, err);
     }
-    if (st == MB_OK)
-        st = bank_model_run(&t->model, t->passes, n, &t->flops, err);
-    if (st == MB_ERR_CANCELLED) {
-        t->is_given_up = true;
-        return MB_OK;
+    if (st == MB_OK) {
+        // Given up is no error, that of a callback before is one.
+        struct mb_error why = {0};
+        st = bank_model_run(&t->model, t->passes, n, &t->flops, &why);
+        t->is_given_up = st == MB_ERR_CANCELLED;
+        if (t->is_given_up)
+            return MB_OK;
+        if (st != MB_OK && err)
+            *err = why;
     }
     for (size_t i = 0; i < n && st == MB_OK; i++) {
         st = take_gradient(t, w + i, &t->passes[i], err);

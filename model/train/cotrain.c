@@ -222,6 +222,10 @@ lay_path(struct mb_cotrainer *t, struct room *r, struct mb_error *err)
         st = need(t, path[l], is_generic ? 0 : l + 1, &s, err);
         if (st != MB_OK)
             return st;
+        // A node at another level than before has other rows.
+        if (s->rows > t->path_rows - r->rows)
+            return mb_error_set(err, MB_ERR_BAD_ARG,
+                "train: a path of more than %zu rows", t->path_rows);
         bank_path_put(shape, s, r->path, t->path_rows, r->rows);
         r->rows += s->rows;
         r->slots[r->n_blocks++] = s;
@@ -307,7 +311,9 @@ run_chunk(struct mb_cotrainer *t, const struct mb_cotrain_window *windows,
         r->n_targets = 0;
         for (size_t k = 0; k < windows[i].rows.n; k++)
             r->n_targets += windows[i].rows.targets[k] >= 0;
-        st = lay_path(t, r, err);
+        st = weights_check_tokens(&t->model.shape, &windows[i].rows, i, err);
+        if (st == MB_OK)
+            st = lay_path(t, r, err);
     }
     if (st != MB_OK)
         return st;

@@ -182,12 +182,12 @@ static mb_status
 check_sizes(const struct imported *model, const struct hmt_shape *s,
     struct mb_error *err)
 {
-    bool is_in = s->landmark >= 0 &&
-                 (size_t)s->landmark < model->shape.n_vocab &&
-                 s->n_segment > 0 && s->n_segment <= COMPANION_MAX_TOKENS &&
-                 s->n_summary > 0 && s->n_summary <= s->n_segment &&
-                 s->n_sensory <= s->n_segment && s->d_key > 0 &&
-                 s->d_key <= COMPANION_MAX_WIDTH;
+    bool is_in =
+        s->landmark >= 0 && (size_t)s->landmark < model->shape.n_vocab &&
+        s->n_segment > 0 && s->n_segment <= COMPANION_MAX_TOKENS &&
+        s->n_summary > 0 && s->n_summary <= s->n_segment &&
+        s->n_sensory <= s->n_segment && s->n_sensory <= COMPANION_MAX_SENSORY &&
+        s->d_key > 0 && s->d_key <= COMPANION_MAX_WIDTH;
     if (is_in)
         return MB_OK;
     return mb_error_set(err, MB_ERR_BAD_ARG,

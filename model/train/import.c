@@ -10,7 +10,6 @@
 #include "weights.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #define MAX_BYTES ((size_t)64 << 30)

@@ -12,7 +12,6 @@
 #include "weights.h"
 
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 
 #define TAPE_MAX_BYTES ((size_t)16 << 30)
@@ -155,29 +154,13 @@ walk(void *arg, unsigned member)
         judge_one(j, &j->members[member], i);
 }
 
-static mb_status
-check_window(const struct judge *j, const struct train_window *w, size_t i,
-    struct mb_error *err)
-{
-    for (size_t r = 0; r < w->n; r++) {
-        if (w->tokens[r] < 0 || (size_t)w->tokens[r] >= j->shape.n_vocab ||
-            w->targets[r] < -1 ||
-            (w->targets[r] >= 0 && (size_t)w->targets[r] >= j->shape.n_vocab))
-            return mb_error_set(err, MB_ERR_BAD_ARG,
-                "judge: window %zu row %zu has token %d and target %d, the "
-                "vocabulary has %zu",
-                i, r, (int)w->tokens[r], (int)w->targets[r], j->shape.n_vocab);
-    }
-    return MB_OK;
-}
-
 mb_status
 judge_windows(struct judge *j, const struct train_window *windows, size_t n,
     float *const *nll, mb_token_id *const *best, struct mb_error *err)
 {
     mb_status st = MB_OK;
     for (size_t i = 0; st == MB_OK && i < n; i++)
-        st = check_window(j, &windows[i], i, err);
+        st = weights_check_tokens(&j->shape, &windows[i], i, err);
     if (st != MB_OK)
         return st;
     j->windows = windows;

@@ -52,8 +52,8 @@ void mb_cotrainer_free(struct mb_cotrainer *t);
 
 /* One step with learning rate `rate` for the anchor (0: it is left as it is)
  * and memory_rate for blocks. Of out, grad_norm is the anchor's. Errors:
- * BAD_ARG (no targets), CORRUPT (a loss or gradient that is not finite; nothing
- * is changed then), NOMEM. */
+ * BAD_ARG (no targets, a token or a path that does not fit), CORRUPT (a loss or
+ * gradient that is not finite; nothing is changed then), NOMEM. */
 MB_MUST_USE mb_status mb_cotrainer_step(struct mb_cotrainer *t,
     const struct mb_cotrain_window *windows, size_t n, double rate,
     double memory_rate, struct train_result *out, struct mb_error *err);

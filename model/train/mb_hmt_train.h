@@ -71,8 +71,8 @@ void hmt_trainer_set_n_steps(struct hmt_trainer *t, uint64_t n);
 size_t hmt_trainer_bytes(const struct hmt_trainer *t);
 
 /* One step on the mean loss of all segments' targets. A loss that is not finite
- * changes nothing. Errors: BAD_ARG (a token, a depth), CORRUPT (loss or gradient
- * is not finite), NOMEM. */
+ * changes nothing. Errors: BAD_ARG (a token, a depth, no targets), CORRUPT (loss or
+ * gradient is not finite), NOMEM. */
 MB_MUST_USE mb_status hmt_trainer_step(struct hmt_trainer *t,
     const struct hmt_sample *samples, size_t n, hmt_mode mode, double rate,
     struct train_result *out, struct mb_error *err);

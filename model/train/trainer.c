@@ -495,18 +495,7 @@ check_window(const struct trainer *t, const struct train_window *w, size_t i,
         return mb_error_set(err, MB_ERR_BAD_ARG,
             "train: window %zu has %zu rows, must be 1 to %zu", i, w->n,
             t->shape.n_ctx);
-    for (size_t r = 0; r < w->n; r++) {
-        bool is_in =
-            w->tokens[r] >= 0 && (size_t)w->tokens[r] < t->shape.n_vocab &&
-            w->targets[r] >= -1 &&
-            (w->targets[r] < 0 || (size_t)w->targets[r] < t->shape.n_vocab);
-        if (!is_in)
-            return mb_error_set(err, MB_ERR_BAD_ARG,
-                "train: window %zu row %zu has token %d and target %d, the "
-                "vocabulary has %zu",
-                i, r, (int)w->tokens[r], (int)w->targets[r], t->shape.n_vocab);
-    }
-    return MB_OK;
+    return weights_check_tokens(&t->shape, w, i, err);
 }
 
 static mb_status

@@ -81,6 +81,23 @@ weights_at(const struct train_shape *shape, size_t i, struct weight_shape *out)
     part_size(shape, part, &out->n_rows, &out->n_cols);
 }
 
+mb_status
+weights_check_tokens(const struct train_shape *shape,
+    const struct train_window *w, uint64_t number, struct mb_error *err)
+{
+    for (size_t r = 0; r < w->n; r++) {
+        if (w->tokens[r] < 0 || (size_t)w->tokens[r] >= shape->n_vocab ||
+            w->targets[r] < -1 ||
+            (w->targets[r] >= 0 && (size_t)w->targets[r] >= shape->n_vocab))
+            return mb_error_set(err, MB_ERR_BAD_ARG,
+                "train: window %llu row %zu has token %d and target %d, the "
+                "vocabulary has %zu",
+                (unsigned long long)number, r, (int)w->tokens[r],
+                (int)w->targets[r], shape->n_vocab);
+    }
+    return MB_OK;
+}
+
 struct tape_var_f32 *
 weights_slot(struct graph_model_f32 *model, size_t i)
 {

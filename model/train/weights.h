@@ -23,6 +23,10 @@ size_t weights_count(const struct train_shape *shape);
 /* Weight i, below the count. */
 void weights_at(
     const struct train_shape *shape, size_t i, struct weight_shape *out);
+/* Are all tokens and targets of the vocabulary? Else BAD_ARG; number is the
+ * window's in the message. */
+MB_MUST_USE mb_status weights_check_tokens(const struct train_shape *shape,
+    const struct train_window *window, uint64_t number, struct mb_error *err);
 /* Where a graph has weight i; its layers must have room. */
 struct tape_var_f32 *weights_slot(struct graph_model_f32 *model, size_t i);
 

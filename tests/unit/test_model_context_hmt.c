@@ -332,6 +332,16 @@ test_context_when_memories_do_not_fit_then_refused(void **state)
         mb_context_new(rig->model.decoder, &rig->options, NULL, &ctx, &err),
         &err);
     rig->companion.d_model--;
+    rig->options.segment_blocks++; // trained on others
+    assert_status(MB_ERR_MISMATCH,
+        mb_context_new(rig->model.decoder, &rig->options, NULL, &ctx, &err),
+        &err);
+    rig->options.segment_blocks--;
+    rig->companion.n_memories = 0;
+    assert_status(MB_ERR_BAD_ARG,
+        mb_context_new(rig->model.decoder, &rig->options, NULL, &ctx, &err),
+        &err);
+    rig->companion.n_memories = 300;
     rig->companion.n_sensory = 63;
     assert_status(MB_ERR_BAD_ARG,
         mb_context_new(rig->model.decoder, &rig->options, NULL, &ctx, &err),

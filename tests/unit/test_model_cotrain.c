@@ -241,6 +241,10 @@ test_step_when_nothing_is_to_learn_then_refused(void **state)
     assert_status(MB_ERR_BAD_ARG,
         mb_cotrainer_step(t, texts.windows, 1, RATE, RATE, &r, &err), &err);
     assert_error_has(err, "no targets");
+    texts.tokens[1][0] = (mb_token_id)bank_tiny.n_vocab;
+    assert_status(MB_ERR_BAD_ARG,
+        mb_cotrainer_step(t, texts.windows + 1, 1, RATE, RATE, &r, &err), &err);
+    assert_error_has(err, "vocabulary");
     wide.d_model = 64;
     assert_status(MB_ERR_BAD_ARG,
         mb_cotrainer_new(

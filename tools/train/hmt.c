@@ -81,7 +81,7 @@ read_settings(
         {"batch", 1, 4096, &s->batch},
         {"segment", 1, 64, &s->segment},
         {"summary", 1, COMPANION_MAX_TOKENS, &s->summary},
-        {"sensory", 0, 62, &s->sensory},
+        {"sensory", 0, COMPANION_MAX_SENSORY, &s->sensory},
         {"key-width", 1, 4096, &s->key_width},
         {"memories", 1, UINT32_MAX, &s->memories},
         {"seed", 0, UINT32_MAX, &s->seed},
